@@ -1,0 +1,1 @@
+//! HTTP, UDP and Unix socket: ingest, control, metrics, events.

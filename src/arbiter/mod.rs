@@ -1,0 +1,3 @@
+//! The arbiter process: the driver that owns the engine, the only clock, the journal, and the effects.
+
+pub mod handle;

@@ -1,0 +1,97 @@
+//! What we know of one kind of broker: how to ask it, and how to make it primary, read-only, or a follower.
+//!
+//! One file per kind, plus one line in [`AnyBroker`]. A kind answers questions with outcomes (facts or failures
+//! that keep their kind) and carries out acts that look first, act if needed, and look again.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ActError, Done, Epoch, Failure, FenceReport, Order, Outcome, Target, WriteAttempt};
+
+pub mod redis;
+
+/// The broker kinds, as a file writes them: `broker: { redis: { … } }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnyBroker {
+    /// Redis, Valkey and what speaks like them.
+    Redis(redis::Redis),
+}
+
+impl AnyBroker {
+    /// Makes the kind usable. Opens no connection.
+    ///
+    /// # Errors
+    /// A certificate or key file that cannot be used.
+    pub fn build(&self) -> Result<Box<dyn Broker>, String> {
+        Err("not built yet".into())
+    }
+}
+
+/// What can be asked of any kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// Does it answer? `Fact::Ok`.
+    Ping,
+    /// What does it say it is? `Fact::Role`.
+    Role,
+    /// How far does its log reach? `Fact::Position`.
+    Position,
+    /// Is a standby's link up? `Fact::Link`.
+    ReplicationLink,
+    /// Is a write taken and read back, on a new connection? `Fact::Writable(true)`; a read-only refusal is
+    /// `Fact::Writable(false)`; a full disk and the like are failures.
+    Write,
+}
+
+/// One kind of broker. Every call opens what it needs, ends by its deadline, and leaves nothing behind.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// The kind's name.
+    fn kind(&self) -> &'static str;
+
+    /// Asks one question.
+    async fn ask(&self, ask: Ask, target: &Target, timeout: Duration) -> Outcome;
+
+    /// Sends a canary message through the service's usual way, to whoever subscribes at the nodes.
+    async fn send_canary(&self, target: &Target, id: &str, timeout: Duration) -> Result<(), Failure>;
+
+    /// Keeps one connection to the member open, for the forbidden write after a fence. Idempotent; cheap when it
+    /// is open already.
+    async fn hold_open(&self, target: &Target, timeout: Duration);
+
+    /// Tries a write at a member that must refuse it: on a new connection, and on the one held open. The write
+    /// changes nothing that the service uses.
+    async fn forbidden_write(&self, order: &Order, deadline: Duration) -> WriteAttempt;
+
+    /// Makes the member refuse the service's writes, and reads back that it does. At best `Proof::ReadBack`.
+    async fn make_read_only(&self, order: &Order, deadline: Duration) -> FenceReport;
+
+    /// Undoes `make_read_only`.
+    async fn make_writable(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
+
+    /// Waits until the member has applied what it received, and at least `upto` if given; says how far it is.
+    /// Reaching the deadline below `upto` is not an error: the position tells.
+    async fn catch_up(&self, order: &Order, upto: Option<u64>, deadline: Duration) -> Result<Done, ActError>;
+
+    /// Makes the member primary; verified by its role and by a write that stores the epoch where the kind can.
+    /// Refused (nothing done) if the member has stored a larger epoch.
+    async fn promote(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
+
+    /// Makes the member follow `primary`; verified by its role and by the link coming up. `promoted_at`: the
+    /// position at which `primary` was promoted, from which the divergent tail is counted.
+    async fn follow(
+        &self,
+        order: &Order,
+        primary: &Target,
+        promoted_at: Option<u64>,
+        deadline: Duration,
+    ) -> Result<Done, ActError>;
+
+    /// The largest epoch stored at the member, if the kind can store one and the member answers.
+    async fn stored_epoch(&self, target: &Target, timeout: Duration) -> Option<Epoch>;
+}

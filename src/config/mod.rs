@@ -1,0 +1,159 @@
+//! The configuration file: text in, a resolved [`Config`] out, or all its mistakes at once, each with its place.
+//!
+//! Parse, don't validate: what comes out has its names resolved, its timings consistent, its secrets read. The
+//! decision gets [`Config::policy`] and never sees the rest; the drivers get the rest and never decide.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{
+    broker::{AnyBroker, Ask},
+    fence::AnyFence,
+    model::{
+        ClusterName, NodeTarget, Policy, Secret, SignalName, Target,
+        policy::{Observers, Subjects},
+    },
+    probe::AnyProbe,
+    redirect::AnyRedirect,
+    report::AnyReport,
+};
+
+/// A file, resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the engine decides by.
+    pub policy: Policy,
+    /// The arbiter's own part.
+    pub arbiter: ArbiterConfig,
+    /// The clusters' working parts.
+    pub clusters: BTreeMap<ClusterName, ClusterConfig>,
+    /// How people are told, for all clusters.
+    pub reports: Vec<AnyReport>,
+    /// What is legal and probably not meant; each rendered with its place.
+    pub warnings: Vec<String>,
+}
+
+/// The arbiter's own part.
+#[derive(Clone, Debug)]
+pub struct ArbiterConfig {
+    /// Its name.
+    pub name: String,
+    /// TCP address of the HTTP interface; `None`: none.
+    pub http: Option<SocketAddr>,
+    /// UDP address for heartbeats; `None`: none.
+    pub udp: Option<SocketAddr>,
+    /// Unix socket for control and local heartbeats.
+    pub socket: PathBuf,
+    /// TLS on the HTTP interface.
+    pub tls: Option<TlsConfig>,
+    /// Who may do what over TCP and UDP.
+    pub access: Vec<Access>,
+    /// Users (uid) that may operate over the Unix socket, besides root and the arbiter's own.
+    pub socket_operators: Vec<u32>,
+    /// The SQLite file.
+    pub store: PathBuf,
+    /// How long observations and verdicts are kept.
+    pub keep_history_for: Duration,
+    /// How many observations are kept at most.
+    pub keep_observations: u64,
+    /// How often fence paths are checked without harm.
+    pub check_fences_every: Duration,
+}
+
+/// TLS on the HTTP interface.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// PEM file of the certificate chain.
+    pub cert: PathBuf,
+    /// PEM file of the key.
+    pub key: PathBuf,
+    /// PEM file of the authorities whose client certificates are accepted.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// One who may come in.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Its name: for `report`, the member or node it may report as (empty `as_names`: any of its own name); for
+    /// people, what stands in the incident. With mutual TLS, a DNS name of the certificate.
+    pub name: String,
+    /// What it may do.
+    pub role: AccessRole,
+    /// Bearer token, and key of the HMAC over UDP.
+    pub token: Option<Secret>,
+    /// The members and nodes it may report as. Default: its own name.
+    pub reports_as: Vec<String>,
+}
+
+/// What somebody may do. Each includes nothing of the others but `operate`, which includes `view`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessRole {
+    /// Push heartbeats and arrivals; learn the primary.
+    Report,
+    /// Read everything.
+    View,
+    /// Command.
+    Operate,
+}
+
+/// One cluster's working parts, parallel to its policy.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The broker kind.
+    pub broker: Option<AnyBroker>,
+    /// The members with their addresses, in the policy's order.
+    pub members: Vec<Target>,
+    /// The nodes.
+    pub nodes: Vec<NodeTarget>,
+    /// Where each signal comes from.
+    pub sources: BTreeMap<SignalName, Source>,
+    /// The fence methods, at the policy's places.
+    pub fence: Vec<Vec<AnyFence>>,
+    /// The redirect methods, at the policy's places.
+    pub redirect: Vec<AnyRedirect>,
+}
+
+/// Where a signal comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Heartbeats pushed by members.
+    Heartbeats,
+    /// Reports pushed by nodes.
+    Arrivals,
+    /// An Alertmanager webhook; alerts with all of these labels.
+    Alert {
+        /// The labels that an alert must have.
+        labels: BTreeMap<String, String>,
+    },
+    /// A question to the broker kind.
+    Broker {
+        /// The question.
+        ask: Ask,
+        /// About whom.
+        subjects: Subjects,
+        /// How often.
+        every: Duration,
+        /// How long one look may take.
+        timeout: Duration,
+    },
+    /// A probe.
+    Probe {
+        /// The probe.
+        probe: AnyProbe,
+        /// About whom; used when `observers` is the arbiter.
+        subjects: Subjects,
+        /// `Nodes`: the counter is read at each node, which counts as the observer.
+        observers: Observers,
+        /// How often.
+        every: Duration,
+        /// How long one look may take.
+        timeout: Duration,
+    },
+    /// A canary message through the broker, received at the nodes.
+    Canary {
+        /// How often.
+        every: Duration,
+        /// A canary that a live node has not received by then failed.
+        timeout: Duration,
+    },
+}

@@ -1,0 +1,84 @@
+//! How an old primary is stopped: one file per method.
+//!
+//! A method's exit code is a claim, not a proof. Each method says which proof it can give by itself, reads back
+//! what it did, and answers `confirmed`, `refuted` or `unknown`; it is idempotent: done twice it is done once.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::model::{ActError, Done, FenceHealth, FenceReport, Order, Proof, Target};
+
+pub mod exec;
+pub mod fence_agent;
+pub mod file_flag;
+pub mod firewall;
+pub mod http;
+pub mod read_only;
+pub mod signal;
+pub mod systemd;
+
+/// The fence methods, as a file writes them under `failover.fence`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnyFence {
+    /// Signals to a local process, its group or its control group.
+    Signal(signal::Signal),
+    /// Stop and mask a local systemd unit.
+    Systemd(systemd::Systemd),
+    /// Drop the broker's port with nftables, established connections too.
+    Firewall(firewall::Firewall),
+    /// The broker's own read-only flag.
+    ReadOnly(read_only::ReadOnly),
+    /// A property in a file, and a reload.
+    FileFlag(file_flag::FileFlag),
+    /// A program of the operator's.
+    Exec(exec::Exec),
+    /// A request to something that can stop it.
+    Http(http::Http),
+    /// A ClusterLabs fence agent.
+    FenceAgent(fence_agent::FenceAgent),
+}
+
+impl AnyFence {
+    /// Makes the method usable. Touches nothing. `read_only` needs the broker kind's flag.
+    ///
+    /// # Errors
+    /// What in the configuration cannot work, such as a `read_only` fence without a broker kind.
+    pub fn build(&self, flag: Option<Arc<dyn ReadOnlyFlag>>) -> Result<Box<dyn Fence>, String> {
+        let _ = flag;
+        Err("not built yet".into())
+    }
+}
+
+/// One method.
+#[async_trait]
+pub trait Fence: Send + Sync {
+    /// The kind's name and what tells it from others: `exec /usr/local/bin/cut-port`.
+    fn label(&self) -> String;
+
+    /// The best proof that it can give by itself.
+    fn best_proof(&self) -> Proof;
+
+    /// Whether it could work now on that member, found without harm.
+    async fn check(&self, target: &Target, deadline: Duration) -> FenceHealth;
+
+    /// Stops the member. Idempotent. Ends by the deadline, whatever it calls.
+    async fn fence(&self, order: &Order, deadline: Duration) -> FenceReport;
+
+    /// Lifts the fence, once the member is a standby. Idempotent.
+    async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
+}
+
+/// The broker kind's read-only flag, as far as the `read_only` fence needs it.
+#[async_trait]
+pub trait ReadOnlyFlag: Send + Sync {
+    /// Sets it and reads back that writes are refused.
+    async fn set(&self, order: &Order, deadline: Duration) -> FenceReport;
+    /// Clears it.
+    async fn clear(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
+    /// Whether the member answers, so that it could be set.
+    async fn check(&self, target: &Target, deadline: Duration) -> FenceHealth;
+}

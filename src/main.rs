@@ -1,0 +1,5 @@
+//! The `coroner` program.
+
+fn main() -> std::process::ExitCode {
+    coroner::cli::main()
+}

@@ -1,0 +1,1 @@
+//! An incident as Markdown that a stranger understands, and as one line.

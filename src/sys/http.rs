@@ -1,0 +1,1 @@
+//! HTTP clients that build even without a CA bundle, and JSON assertions.

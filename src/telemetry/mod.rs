@@ -1,0 +1,1 @@
+//! Log, metrics, operator-visible events.
