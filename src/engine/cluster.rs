@@ -454,7 +454,7 @@ impl Cluster {
         match self.wanted() {
             Some(index) => self.want(now, index, &candidates, own),
             None => {
-                self.told_blocked = None;
+                self.tell_unblocked();
                 self.maybe_rejoin(now, own);
             }
         }
@@ -557,7 +557,7 @@ impl Cluster {
         let (saga, (number, entry)) = Saga::open(now, Arc::clone(&self.policy), opening);
         let incident = saga.incident.id.clone();
         self.saga = Some(saga);
-        self.told_blocked = None;
+        self.tell_unblocked();
         // The opening and the first steps' intents are one record: one sync before the first act.
         let steps = self.advance(now);
         let frozen = Policy {
@@ -769,6 +769,13 @@ impl Cluster {
     }
 
     // ---- guards told ------------------------------------------------------------------------------------------
+
+    fn tell_unblocked(&mut self) {
+        if let Some((rule, _)) = self.told_blocked.take() {
+            let notice = Notice::ActBlocked { cluster: self.policy.name.clone(), rule, guards: Vec::new() };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+    }
 
     fn tell_guards(&mut self, now: Time, own: &Own, candidates: &[CandidateView]) {
         for guard in Guard::ALL {

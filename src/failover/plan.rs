@@ -209,10 +209,8 @@ impl SagaState {
                 };
                 return Next::Note(LogEntry::Promoted { position });
             }
-            Some(act) if tries.iter().all(|act| act.provably_did_nothing()) => {
-                if tries.len() >= TRIES {
-                    return self.other_candidate_or_hold(world, "it could not be promoted", Some(act));
-                }
+            Some(act) if tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()) => {
+                return self.other_candidate_or_hold(world, "it could not be promoted", Some(act));
             }
             Some(act) if tries.len() >= TRIES_UNCERTAIN => {
                 return Next::Note(LogEntry::Held {

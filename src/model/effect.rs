@@ -158,7 +158,7 @@ pub enum Notice {
         cluster: ClusterName,
         /// The rule.
         rule: RuleName,
-        /// The guards, with reasons.
+        /// The guards, with reasons. Empty: it is blocked no more, or wants no more.
         guards: Vec<(Guard, String)>,
     },
     /// A guard began to stand, or stands no more.
