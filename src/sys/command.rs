@@ -4,9 +4,18 @@
 //! something behind gives it to a service manager. A grandchild that began a session of its own is killed at the
 //! deadline only if its parent still lives then: nothing short of a control group promises more.
 
-use std::{collections::BTreeMap, fmt, io, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
@@ -206,6 +215,23 @@ impl Run {
             }
         }
     }
+}
+
+/// Where a program is that would be run, found without running it.
+///
+/// # Errors
+/// It is not there, or not executable.
+pub fn find_program(program: &str) -> Result<PathBuf, String> {
+    let executable = |path: &Path| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    if program.contains('/') {
+        let path = PathBuf::from(program);
+        return if executable(&path) { Ok(path) } else { Err(format!("`{program}` is no executable file")) };
+    }
+    let directories = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&directories)
+        .map(|directory| directory.join(program))
+        .find(|path| executable(path))
+        .ok_or_else(|| format!("`{program}` is not in PATH"))
 }
 
 impl Output {

@@ -13,6 +13,14 @@ use std::{
 /// # Errors
 /// Where it failed; the file is then as it was.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_like(path, path, content)
+}
+
+/// The same, with owner and permissions of another file: a copy of a secret is never readable by more people.
+///
+/// # Errors
+/// Where it failed; the file is then as it was.
+pub fn replace_like(path: &Path, like: &Path, content: &[u8]) -> io::Result<()> {
     let path = match std::fs::canonicalize(path) {
         Ok(real) => real,
         Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -24,7 +32,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     };
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no file name"))?;
     let temporary = directory.join(format!(".{}.coroner-{}", name.to_string_lossy(), std::process::id()));
-    let result = write_whole(&temporary, &path, content).and_then(|()| std::fs::rename(&temporary, &path));
+    let result = write_whole(&temporary, like, content).and_then(|()| std::fs::rename(&temporary, &path));
     if result.is_err() {
         // The error that counts is the first one.
         let _ = std::fs::remove_file(&temporary);
