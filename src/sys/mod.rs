@@ -6,4 +6,5 @@ pub mod command;
 pub mod file;
 pub mod hook;
 pub mod http;
+pub mod net;
 pub mod process;
