@@ -44,7 +44,10 @@ pub fn emit(timed: &TimedNotice, metrics: &Metrics) {
         Notice::RuleFired { cluster, explanation } => {
             let (rule, shadow) = (explanation.rule.as_str(), explanation.shadow);
             metrics.rule_true.with_label_values(&[cluster.as_str(), rule]).set(1);
-            metrics.rule_fired.with_label_values(&[cluster.as_str(), rule, if shadow { "true" } else { "false" }]).inc();
+            metrics
+                .rule_fired
+                .with_label_values(&[cluster.as_str(), rule, if shadow { "true" } else { "false" }])
+                .inc();
             let tree = explanation.tree.to_text();
             warn!(%cluster, rule, verdict = %explanation.verdict, then = %explanation.then, shadow, tree, "A rule fired.");
         }
@@ -136,10 +139,7 @@ fn incident_updated(incident: &Incident, metrics: &Metrics) {
     }
     if incident.is_closed() && !told.closed {
         told.closed = true;
-        metrics
-            .failovers
-            .with_label_values(&[cluster, kind_name(incident.kind), state_name(incident.state)])
-            .inc();
+        metrics.failovers.with_label_values(&[cluster, kind_name(incident.kind), state_name(incident.state)]).inc();
     }
     if told.state == Some(incident.state) {
         return;
@@ -297,8 +297,20 @@ fn int(value: usize) -> i64 {
 /// The first word of a step's label, if it is one of ours: labels of metrics are a closed set.
 fn step_name(label: &str) -> &'static str {
     const KNOWN: [&str; 14] = [
-        "fence", "unfence", "forbidden", "make", "read", "writable", "catch", "promote", "repoint", "redirect", "rejoin",
-        "lift", "choose", "verify",
+        "fence",
+        "unfence",
+        "forbidden",
+        "make",
+        "read",
+        "writable",
+        "catch",
+        "promote",
+        "repoint",
+        "redirect",
+        "rejoin",
+        "lift",
+        "choose",
+        "verify",
     ];
     let first = label.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     KNOWN.iter().find(|known| **known == first).copied().unwrap_or("other")

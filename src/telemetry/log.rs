@@ -63,7 +63,10 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
 
 fn layer(format: Format) -> Result<Box<dyn Layer<Registry> + Send + Sync>, LogError> {
     let text = || {
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(io::stderr().is_terminal())
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
     };
     Ok(match format {
         // systemd sets JOURNAL_STREAM when standard error is connected to the journal.
