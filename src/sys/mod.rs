@@ -1,5 +1,6 @@
-//! What the edges share towards the operating system: children with bounds, HTTP clients. A leaf: it knows nothing
-//! of ours but `model`.
+//! What the edges share towards the operating system: children with bounds, HTTP clients, processes, files. A leaf:
+//! it knows nothing of ours but `model`.
 
+pub mod clock;
 pub mod command;
 pub mod http;
