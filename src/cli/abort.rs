@@ -1,6 +1,9 @@
 //! `coroner abort`.
 
-use super::{Context, confirm, exit::{Exit, Failure}};
+use super::{
+    Context, confirm,
+    exit::{Exit, Failure},
+};
 use crate::model::Command;
 
 /// Give up an incident. Legal until the first fence act starts; after that it goes forward or is held.

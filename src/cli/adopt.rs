@@ -1,6 +1,9 @@
 //! `coroner adopt`.
 
-use super::{Context, confirm, exit::{Exit, Failure}};
+use super::{
+    Context, confirm,
+    exit::{Exit, Failure},
+};
 use crate::model::Command;
 
 /// Declare who is primary after somebody else changed it. Takes a new epoch.

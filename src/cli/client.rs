@@ -6,7 +6,9 @@ use reqwest::{Certificate, Identity, Method};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::exit::{Code, Failure, code_of_status};
-use crate::model::{ClusterName, Command, CommandError, CommandReply, Incident, IncidentId, Secret, Span, status::Status};
+use crate::model::{
+    ClusterName, Command, CommandError, CommandReply, Incident, IncidentId, Secret, Span, status::Status,
+};
 
 /// Where the arbiter is, and who asks.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,11 +82,11 @@ impl Client {
             .ok()
             .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
             .ok_or_else(|| {
-                Failure::new(
-                    Code::Usage,
-                    format!("`{url}` is not a URL of an arbiter: write for example http://10.0.0.13:7400."),
-                )
-            })?;
+            Failure::new(
+                Code::Usage,
+                format!("`{url}` is not a URL of an arbiter: write for example http://10.0.0.13:7400."),
+            )
+        })?;
         let builder = match &connect.ca {
             Some(path) => {
                 let bundle = Certificate::from_pem_bundle(&read(path)?)
@@ -194,7 +196,10 @@ impl Client {
         serde_json::from_slice(body).map_err(|e| {
             Failure::new(
                 Code::Data,
-                format!("The answer of {} to {path} is not understood ({e}). Is it an arbiter of the same version?", self.place),
+                format!(
+                    "The answer of {} to {path} is not understood ({e}). Is it an arbiter of the same version?",
+                    self.place
+                ),
             )
         })
     }
@@ -267,7 +272,8 @@ fn refusal(status: u16, path: &str, body: &[u8]) -> Failure {
 
 fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, Failure> {
     builder.build().map_err(|e| {
-        let text = format!("The HTTP client cannot be made: {}. Name the authorities to trust with --ca.", innermost(&e));
+        let text =
+            format!("The HTTP client cannot be made: {}. Name the authorities to trust with --ca.", innermost(&e));
         Failure::new(Code::Unavailable, text)
     })
 }
@@ -301,7 +307,8 @@ mod tests {
     fn errors_of_the_api_become_codes_and_words() {
         let plain = refusal(403, "/v1/status", br#"{"error":"The role `report` may not read."}"#);
         assert_eq!(plain, Failure::new(Code::NotPermitted, "The role `report` may not read."));
-        let command = refusal(409, "/v1/command", br#"{"code":"wrong_state","text":"No incident is held.","guards":[]}"#);
+        let command =
+            refusal(409, "/v1/command", br#"{"code":"wrong_state","text":"No incident is held.","guards":[]}"#);
         assert_eq!(command, Failure::new(Code::Temporary, "No incident is held."));
         let odd = refusal(502, "/v1/status", b"<html>\x1b bad gateway");
         assert_eq!(odd.code, Code::Internal);

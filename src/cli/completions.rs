@@ -2,7 +2,11 @@
 
 use clap_complete::Shell;
 
-use super::{command, exit::{Exit, Failure}, print};
+use super::{
+    command,
+    exit::{Exit, Failure},
+    print,
+};
 
 /// Print a completion script.
 #[derive(Debug, clap::Args)]

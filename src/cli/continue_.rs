@@ -1,6 +1,10 @@
 //! `coroner continue`.
 
-use super::{Context, exit::{Exit, Failure}, follow};
+use super::{
+    Context,
+    exit::{Exit, Failure},
+    follow,
+};
 use crate::model::Command;
 
 /// Let a held incident try again from where it stands.

@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use super::{Context, client::only_cluster, exit::{Code, Exit, Failure}};
+use super::{
+    Context,
+    client::only_cluster,
+    exit::{Code, Exit, Failure},
+};
 use crate::model::{ClusterName, Epoch, MemberName};
 
 /// Print the epoch and the primary of a cluster.

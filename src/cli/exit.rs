@@ -112,7 +112,8 @@ impl From<CommandError> for Failure {
         };
         let mut text = error.text;
         for (guard, reason) in &error.guards {
-            let skip = if guard.may_be_skipped() { format!(" (--skip-guard {guard} passes it)") } else { String::new() };
+            let skip =
+                if guard.may_be_skipped() { format!(" (--skip-guard {guard} passes it)") } else { String::new() };
             let _ = write!(text, "\n  {guard}: {reason}{skip}");
         }
         Self { code, text }

@@ -1,6 +1,10 @@
 //! `coroner failover`.
 
-use super::{Context, confirm, exit::{Code, Exit, Failure}, follow, why_not};
+use super::{
+    Context, confirm,
+    exit::{Code, Exit, Failure},
+    follow, why_not,
+};
 use crate::model::{Command, explain::Guard};
 
 /// Fence the primary and promote a standby, now. In `manual` mode this is the approval.

@@ -2,7 +2,10 @@
 
 use clap::Subcommand;
 
-use super::{Context, confirm, exit::{Exit, Failure}};
+use super::{
+    Context, confirm,
+    exit::{Exit, Failure},
+};
 use crate::model::Command;
 
 /// What a person says about fences.
@@ -31,7 +34,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, Failure> 
     let Verb::Confirm { cluster, checked, yes } = args.verb;
     let client = context.client()?;
     let cluster = client.cluster(cluster.as_deref()).await?;
-    let what = format!("You vouch that the old primary of `{cluster}` is stopped and stays so; a standby will be promoted");
+    let what =
+        format!("You vouch that the old primary of `{cluster}` is stopped and stays so; a standby will be promoted");
     confirm::confirm(yes, &what, cluster.as_str())?;
     context.reply(&client.command(&Command::FenceConfirm { cluster, checked }).await?)
 }

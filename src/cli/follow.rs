@@ -70,7 +70,8 @@ fn end(context: &Context, incident: &Incident) -> Result<Exit, Failure> {
         }
         _ if context.is_json() => Ok(Exit::OK),
         _ => {
-            let took = incident.closed.map_or_else(String::new, |t| format!(" after {}", human(t.since(incident.opened))));
+            let took =
+                incident.closed.map_or_else(String::new, |t| format!(" after {}", human(t.since(incident.opened))));
             let text = context.paint.good(&format!("Resolved{took}: {} is primary", incident.candidate));
             print(&format!("{text}, epoch {}.\n", incident.epoch))
         }

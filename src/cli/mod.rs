@@ -144,11 +144,7 @@ impl Context {
 
     /// Prints one answer: the value as JSON, or its text.
     fn emit(&self, value: &impl Serialize, text: impl FnOnce(Paint) -> String) -> Result<Exit, Failure> {
-        if self.is_json() {
-            print(&format!("{}\n", json(value)?))
-        } else {
-            print(&text(self.paint))
-        }
+        if self.is_json() { print(&format!("{}\n", json(value)?)) } else { print(&text(self.paint)) }
     }
 
     /// Prints the answer to a command.
@@ -160,7 +156,12 @@ impl Context {
     }
 
     /// Prints the answer to a command, and where `wait` says so follows its incident to the end.
-    async fn reply_and_follow(&self, client: &Client, reply: &CommandReply, wait: &follow::Wait) -> Result<Exit, Failure> {
+    async fn reply_and_follow(
+        &self,
+        client: &Client,
+        reply: &CommandReply,
+        wait: &follow::Wait,
+    ) -> Result<Exit, Failure> {
         match &reply.incident {
             Some(id) if wait.wait => self.follow(client, reply, id, wait).await,
             _ => self.reply(reply),

@@ -1,6 +1,9 @@
 //! `coroner pause`.
 
-use super::{Context, exit::{Exit, Failure}};
+use super::{
+    Context,
+    exit::{Exit, Failure},
+};
 use crate::model::{Command, Span};
 
 /// Hands off: watch, judge, tell, do not act.

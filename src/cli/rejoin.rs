@@ -1,6 +1,10 @@
 //! `coroner rejoin`.
 
-use super::{Context, exit::{Exit, Failure}, follow};
+use super::{
+    Context,
+    exit::{Exit, Failure},
+    follow,
+};
 use crate::model::Command;
 
 /// Bring a quarantined member back as a standby. What it has that the new primary never got is counted first.

@@ -1,6 +1,9 @@
 //! `coroner reload`.
 
-use super::{Context, exit::{Code, Exit, Failure}};
+use super::{
+    Context,
+    exit::{Code, Exit, Failure},
+};
 
 /// Let the arbiter load its file again. A bad file changes nothing and is told here.
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,9 @@
 //! `coroner resume`.
 
-use super::{Context, exit::{Exit, Failure}};
+use super::{
+    Context,
+    exit::{Exit, Failure},
+};
 use crate::model::Command;
 
 /// Hands on again.

@@ -3,7 +3,10 @@
 use clap::ValueEnum;
 use schemars::{Schema, schema_for};
 
-use super::{exit::{Exit, Failure}, json, print};
+use super::{
+    exit::{Exit, Failure},
+    json, print,
+};
 use crate::model::{Command, Incident, Notice, Report, status};
 
 /// Print a JSON Schema.

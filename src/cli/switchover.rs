@@ -1,6 +1,10 @@
 //! `coroner switchover`.
 
-use super::{Context, confirm, exit::{Code, Exit, Failure}, failover, follow, why_not};
+use super::{
+    Context, confirm,
+    exit::{Code, Exit, Failure},
+    failover, follow, why_not,
+};
 use crate::model::{Command, explain::Guard};
 
 /// Planned: the primary stops taking writes, the standby catches up to the exact position and takes over.

@@ -53,8 +53,9 @@ impl Table {
     #[must_use]
     pub fn to_text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> =
-            (0..columns).map(|i| self.rows.iter().filter_map(|r| r.get(i)).map(|c| c.width).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..columns)
+            .map(|i| self.rows.iter().filter_map(|r| r.get(i)).map(|c| c.width).max().unwrap_or(0))
+            .collect();
         let mut out = String::new();
         for row in &self.rows {
             let mut line = " ".repeat(self.indent);

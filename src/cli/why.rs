@@ -8,7 +8,11 @@ use super::{
     exit::{Exit, Failure},
     style::{Paint, mark},
 };
-use crate::model::{explain::{RuleExplanation, Truth}, status::Why, time::human};
+use crate::model::{
+    explain::{RuleExplanation, Truth},
+    status::Why,
+    time::human,
+};
 
 /// Explain what is believed of the primary.
 #[derive(Debug, clap::Args)]
