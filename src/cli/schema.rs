@@ -1,0 +1,59 @@
+//! `coroner schema`.
+
+use clap::ValueEnum;
+use schemars::{Schema, schema_for};
+
+use super::{
+    exit::{Exit, Failure},
+    json, print,
+};
+use crate::model::{Command, Incident, Notice, Report, status};
+
+/// Print a JSON Schema.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Of what.
+    #[arg(value_enum, default_value_t = Of::Config)]
+    of: Of,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Of {
+    /// The configuration file, for editors.
+    Config,
+    /// `status -o json`.
+    Status,
+    /// `why -o json`.
+    Why,
+    /// `why-not -o json`.
+    WhyNot,
+    /// An incident.
+    Incident,
+    /// A command, as the API takes it.
+    Command,
+    /// A report, as webhooks and programs get it.
+    Report,
+    /// An event of the event stream.
+    Event,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    print(&format!("{}\n", json(&schema(args.of))?))
+}
+
+fn schema(of: Of) -> Schema {
+    match of {
+        Of::Config => config(),
+        Of::Status => schema_for!(status::Status),
+        Of::Why => schema_for!(status::Why),
+        Of::WhyNot => schema_for!(status::WhyNot),
+        Of::Incident => schema_for!(Incident),
+        Of::Command => schema_for!(Command),
+        Of::Report => schema_for!(Report),
+        Of::Event => schema_for!(Notice),
+    }
+}
+
+fn config() -> Schema {
+    schema_for!(crate::fence::AnyFence)
+}
