@@ -76,7 +76,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<Exit, Failure>
         }
         Verb::Ack { id, note } => {
             let incident = resolve(&client, id).await?;
-            context.reply(&client.command(&Command::Acknowledge { incident, note: note.clone() }).await?)
+            context.reply(&client.command(&Command::Acknowledge { incident, cluster: None, note: note.clone() }).await?)
         }
     }
 }
