@@ -39,6 +39,8 @@ macro_rules! metrics {
                 $(register(&registry, &$field);)*
                 let new = Self { registry, told: Mutex::default(), scrape: Mutex::default(), $($field,)* };
                 new.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                // Whoever has metrics has loaded its file.
+                new.config_reload_ok.set(1);
                 new
             }
 
