@@ -91,6 +91,18 @@ pub struct Handle {
 pub struct Overloaded;
 
 impl Handle {
+    /// Puts a handle together: the driver keeps the other ends.
+    #[must_use]
+    pub fn new(
+        inputs: mpsc::Sender<Input>,
+        notices: broadcast::Sender<Arc<TimedNotice>>,
+        primaries: Arc<ArcSwap<BTreeMap<ClusterName, watch::Receiver<PrimaryView>>>>,
+        config: Arc<ArcSwap<Config>>,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        Self { inputs, notices, primaries, config, store }
+    }
+
     /// Hands in an observation without waiting. Memory stays bounded: a full queue drops it.
     ///
     /// # Errors

@@ -27,7 +27,9 @@ impl AnyBroker {
     /// # Errors
     /// A certificate or key file that cannot be used.
     pub fn build(&self) -> Result<Box<dyn Broker>, String> {
-        Err("not built yet".into())
+        match self {
+            Self::Redis(config) => Ok(Box::new(redis::RedisBroker::new(config)?)),
+        }
     }
 }
 

@@ -1,1 +1,25 @@
-//! The saga, pure.
+//! The saga: a failover, a switchover or a rejoin as a fixed sequence of idempotent steps. Pure.
+//!
+//! - [`state`] is a fold over the log: what is known of the saga is what its log says, and nothing else. So a saga
+//!   recovered from any prefix of its log stands exactly where the log stands.
+//! - [`plan`] looks at the state and says what comes next. It is the table of the steps.
+//! - [`saga`] joins both: results in, log entries and acts out, and the incident's story on the side.
+//!
+//! ```text
+//! failover     fence (levels) → forbidden write → catch up → loss? → promote → redirect, repoint → follow → resolved
+//! switchover   read-only → catch up exactly → promote → redirect, repoint, rejoin → follow → resolved
+//! rejoin       demote and follow → lift the fences → resolved
+//! ```
+//!
+//! `Started` is durable before the act. A crash between it and `Ended` leaves the act unknown: it is looked at and
+//! done again under the same number. A failover may be aborted only before its first fence act; a switchover until
+//! its promotion starts. After that: forward, or held for a person. Nothing is un-fenced or un-promoted by itself.
+
+mod plan;
+mod saga;
+mod state;
+
+pub use plan::World;
+pub(crate) use saga::frozen;
+pub use saga::{Opening, Saga, Steps};
+pub use state::SagaState;

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod fence_agent;
 pub mod file_flag;
 pub mod firewall;
+mod guarded;
 pub mod http;
 pub mod read_only;
 pub mod signal;
@@ -23,6 +24,7 @@ pub mod systemd;
 /// The fence methods, as a file writes them under `failover.fence`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a handful for a whole configuration, and boxes would spoil its reading")]
 pub enum AnyFence {
     /// Signals to a local process, its group or its control group.
     Signal(signal::Signal),
@@ -48,8 +50,17 @@ impl AnyFence {
     /// # Errors
     /// What in the configuration cannot work, such as a `read_only` fence without a broker kind.
     pub fn build(&self, flag: Option<Arc<dyn ReadOnlyFlag>>) -> Result<Box<dyn Fence>, String> {
-        let _ = flag;
-        Err("not built yet".into())
+        let inner: Box<dyn Fence> = match self {
+            Self::Signal(config) => config.build()?,
+            Self::Systemd(config) => config.build()?,
+            Self::Firewall(config) => config.build()?,
+            Self::ReadOnly(config) => config.build(flag)?,
+            Self::FileFlag(config) => config.build()?,
+            Self::Exec(config) => config.build()?,
+            Self::Http(config) => config.build()?,
+            Self::FenceAgent(config) => config.build()?,
+        };
+        Ok(Box::new(guarded::Guarded::new(inner)))
     }
 }
 

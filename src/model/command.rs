@@ -103,6 +103,9 @@ pub enum Command {
     Acknowledge {
         /// Which incident.
         incident: IncidentId,
+        /// Its cluster; found by the incident where it is left out.
+        #[serde(default)]
+        cluster: Option<ClusterName>,
         /// What to note.
         #[serde(default)]
         note: String,

@@ -72,8 +72,11 @@ pub enum Action {
         /// The method in the level, from 0.
         method: usize,
     },
-    /// Try the forbidden write at the order's member.
-    ForbiddenWrite,
+    /// Try the forbidden write at the order's member, after the methods of this level.
+    ForbiddenWrite {
+        /// The level, from 0.
+        level: usize,
+    },
     /// Planned switchover: make the order's member refuse writes, and read back that it does.
     MakeReadOnly,
     /// Aborted switchover: let it take writes again.
@@ -82,6 +85,8 @@ pub enum Action {
     CatchUp {
         /// The primary's last known position.
         upto: Option<u64>,
+        /// Switchover: ask this member, the old primary, for its final position first, and reach exactly that.
+        exact_from: Option<MemberName>,
     },
     /// Make the order's member primary, verified by its role and by a write that carries the epoch.
     Promote,
@@ -153,7 +158,7 @@ pub enum Notice {
         cluster: ClusterName,
         /// The rule.
         rule: RuleName,
-        /// The guards, with reasons.
+        /// The guards, with reasons. Empty: it is blocked no more, or wants no more.
         guards: Vec<(Guard, String)>,
     },
     /// A guard began to stand, or stands no more.

@@ -84,7 +84,7 @@ pub struct Explanation {
     pub would_change: Option<String>,
     /// The branches below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub children: Vec<Explanation>,
+    pub children: Vec<Self>,
 }
 
 impl Explanation {

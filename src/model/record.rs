@@ -48,10 +48,12 @@ pub enum Record {
 pub struct ClusterState {
     /// The cluster.
     pub cluster: ClusterName,
-    /// The epoch. Grows only.
+    /// The largest epoch that was ever taken. Grows only; an aborted saga leaves a gap.
     pub epoch: Epoch,
-    /// Who is primary in this epoch.
+    /// Who is primary.
     pub primary: Option<MemberName>,
+    /// The epoch in which it became primary: the one that nodes and clients follow.
+    pub primary_epoch: Epoch,
     /// Members that were fenced and did not come back as standbys yet, with the fences that lie on them.
     pub quarantined: BTreeMap<MemberName, Quarantine>,
     /// A person's pause.
@@ -148,15 +150,22 @@ pub enum LogEntry {
         /// Why.
         reason: String,
     },
-    /// Nothing goes on until a person, or a changed fact, lets it.
+    /// A person asked to give up, where that is still legal.
+    AbortRequested {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing goes on until a person lets it.
     Held {
         /// Why.
         reason: String,
     },
-    /// It goes on.
+    /// It goes on: what failed before is tried anew.
     Released {
         /// Why.
         reason: String,
+        /// Promote whatever the loss.
+        accept_loss: bool,
     },
     /// The new primary is promoted and verified: from here on it is the primary of the epoch.
     Promoted {

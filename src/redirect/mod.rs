@@ -11,6 +11,7 @@ use crate::model::{NodeTarget, Order, event::StepResult};
 
 pub mod exec;
 pub mod file;
+mod guarded;
 pub mod http;
 
 /// The redirect methods, as a file writes them under `failover.redirect`.
@@ -31,7 +32,12 @@ impl AnyRedirect {
     /// # Errors
     /// What in the configuration cannot work.
     pub fn build(&self) -> Result<Box<dyn Redirect>, String> {
-        Err("not built yet".into())
+        let inner = match self {
+            Self::Http(config) => config.build()?,
+            Self::Exec(config) => config.build()?,
+            Self::File(config) => config.build()?,
+        };
+        Ok(Box::new(guarded::Guarded::new(inner)))
     }
 }
 

@@ -3,4 +3,8 @@
 
 pub mod clock;
 pub mod command;
+pub mod file;
+pub mod hook;
 pub mod http;
+pub mod net;
+pub mod process;

@@ -1,0 +1,431 @@
+//! The one task that owns the engine: everything that happens passes here, in order, and everything that is done
+//! begins here.
+//!
+//! The loop takes what has come in, hands it to the engine with the time, and drains the engine's effects: records
+//! go to the store, and what the engine put behind them is not handed out before the store has answered; acts run
+//! side by side as tasks, each result coming back as an event. Nothing acts straight from a callback.
+//!
+//! Before anything that came in is looked at, the loop asks whether it is late itself. A process that was stopped,
+//! a machine that slept, a disk that hung: then the engine hears `RanLate` first, and forgets its suspicions before
+//! it sees messages that lay in queues (A11, A12).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    clock, crash,
+    hands::{self, AllHands, Hands},
+    handle::{Handle, Input, Query, TimedNotice},
+    journal::Journal,
+    outbox::Outbox,
+    reports,
+};
+use crate::{
+    config::Config,
+    engine::Engine,
+    model::{
+        ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId, Notice,
+        Observation, Operator, Record, Time,
+        command::CommandErrorCode,
+        effect::Run,
+        incident::Acknowledgement,
+        record::OpenIncident,
+        status::PrimaryView,
+    },
+    store::{Store, StoreError, VerdictLine},
+};
+
+/// The loop runs at least this often, so that its own lateness shows and the watchdog is fed.
+const TICK: Duration = Duration::from_millis(100);
+/// Inputs taken in one turn, so that a flood cannot keep the loop from acting.
+const INPUTS_A_TURN: usize = 4_096;
+/// How long a harmless check of one fence path may take.
+const FENCE_CHECK_WITHIN: Duration = Duration::from_secs(5);
+
+/// What comes back to the loop from its own tasks.
+pub(super) enum Inner {
+    /// An event for the engine.
+    Event(Event),
+    /// The store answered.
+    Stored(u64, Result<(), StoreError>),
+    /// A closed incident was acknowledged in the store.
+    Acknowledged(Box<Incident>),
+}
+
+/// The driver.
+pub(super) struct Driver {
+    pub(super) engine: Engine,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) handle: Handle,
+    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) inner: mpsc::UnboundedReceiver<Inner>,
+    pub(super) to_inner: mpsc::UnboundedSender<Inner>,
+    pub(super) to_store: mpsc::UnboundedSender<(u64, Vec<Record>)>,
+    pub(super) hands: AllHands,
+    /// The hands and the policy that an open incident began with.
+    pub(super) frozen: HashMap<IncidentId, (Arc<Hands>, Option<Arc<ClusterPolicy>>)>,
+    pub(super) primaries: BTreeMap<ClusterName, watch::Sender<PrimaryView>>,
+    pub(super) notices: broadcast::Sender<Arc<TimedNotice>>,
+    pub(super) journal: Journal,
+    pub(super) outbox: Outbox,
+    pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
+    pub(super) next_reply: u64,
+    pub(super) last_turn: Time,
+    pub(super) on_tick: Box<dyn FnMut() + Send>,
+    pub(super) on_notice: Box<dyn FnMut(&TimedNotice) + Send>,
+    pub(super) reload: Box<dyn FnMut() -> Result<Config, String> + Send>,
+    pub(super) on_reloaded: Box<dyn FnMut(&AllHands) + Send>,
+}
+
+impl Driver {
+    /// Runs until `stop` says so. Acts under way are left to the next life: their intents are in the log.
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut hangup: mpsc::Receiver<()>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flush = interval(Journal::every());
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.last_turn = clock::now();
+        self.carry_out();
+        loop {
+            let wait = self.engine.poll_timeout().map_or(TICK, |at| at.since(clock::now()));
+            let mut first = None;
+            let mut inner = None;
+            let mut is_flush = false;
+            let mut is_hangup = false;
+            tokio::select! {
+                _ = &mut stop => break,
+                Some(()) = hangup.recv() => is_hangup = true,
+                Some(answer) = self.inner.recv() => inner = Some(answer),
+                Some(input) = self.inputs.recv() => first = Some(input),
+                _ = tick.tick() => (self.on_tick)(),
+                _ = flush.tick() => is_flush = true,
+                () = sleep(wait) => {}
+            }
+            let now = clock::now();
+            self.notice_lateness(now);
+            self.engine.handle_timeout(now);
+            if let Some(answer) = inner {
+                self.answered(now, answer);
+            }
+            while let Ok(answer) = self.inner.try_recv() {
+                self.answered(now, answer);
+            }
+            if let Some(input) = first {
+                self.take(now, input);
+                for _ in 1..INPUTS_A_TURN {
+                    let Ok(input) = self.inputs.try_recv() else { break };
+                    self.take(now, input);
+                }
+            }
+            if is_flush {
+                let anchor = clock::anchor();
+                self.engine.handle(now, Event::WallClockRead(anchor));
+                self.journal.flush(anchor.unix_ms);
+            }
+            if is_hangup {
+                match self.load() {
+                    Ok(text) => tracing::info!("{text}"),
+                    Err(text) => tracing::error!("the file was not loaded, the old policy stays:\n{text}"),
+                }
+            }
+            self.carry_out();
+            // Only what passes between two turns is lateness; a turn's own length is part of it.
+            self.last_turn = now;
+        }
+        self.journal.flush(clock::anchor().unix_ms);
+    }
+
+    fn notice_lateness(&mut self, now: Time) {
+        let gap = now.since(self.last_turn);
+        let late = gap.saturating_sub(TICK);
+        if late >= self.engine.policy().arbiter.tilt_after {
+            let detail = format!(
+                "the arbiter's own loop ran {} late: it was stopped, starved, or the machine slept",
+                crate::model::time::human(late)
+            );
+            self.engine.handle(now, Event::RanLate { by: late, detail });
+        }
+    }
+
+    fn take(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Seen(seen) => {
+                let observation = Observation {
+                    at: now,
+                    cluster: seen.cluster,
+                    signal: seen.signal,
+                    observer: seen.observer,
+                    subject: seen.subject,
+                    outcome: seen.outcome,
+                };
+                self.journal.take(self.engine.anchor().unix_ms_at(now), &observation);
+                self.engine.handle(now, Event::Observed(observation));
+            }
+            Input::Command { by, command, reply } => self.command(now, by, command, reply),
+            // A receiver that is gone does not matter.
+            Input::Query(query) => match query {
+                Query::Status(reply) => drop(reply.send(self.engine.status(now))),
+                Query::Why(cluster, reply) => drop(reply.send(self.engine.why(now, &cluster))),
+                Query::WhyNot(cluster, reply) => drop(reply.send(self.engine.why_not(now, &cluster))),
+                Query::Signals(cluster, reply) => drop(reply.send(self.engine.signals(now, &cluster))),
+            },
+            Input::Reload(reply) => drop(reply.send(self.load())),
+        }
+    }
+
+    fn command(
+        &mut self,
+        now: Time,
+        by: Operator,
+        command: Command,
+        reply: oneshot::Sender<Result<CommandReply, CommandError>>,
+    ) {
+        tracing::info!(by = %by, command = ?command, "a command");
+        self.next_reply += 1;
+        let reply_to = self.next_reply;
+        self.replies.insert(reply_to, reply);
+        match command {
+            Command::Acknowledge { incident, note, cluster: None } => {
+                self.acknowledge(now, by, incident, note, reply_to);
+            }
+            command => self.engine.handle(now, Event::Commanded { by, command, reply_to }),
+        }
+    }
+
+    /// An incident may be closed: then its record is in the store only. The engine hears of it in any case, to end
+    /// the cooldown.
+    fn acknowledge(&self, now: Time, by: Operator, incident: IncidentId, note: String, reply_to: u64) {
+        let (store, to_inner) = (Arc::clone(&self.store), self.to_inner.clone());
+        tokio::spawn(async move {
+            let (mut id, mut cluster) = (incident.clone(), None);
+            match store.incident(incident.as_str()).await {
+                Ok(Some((mut record, _))) => {
+                    (id, cluster) = (record.id.clone(), Some(record.cluster.clone()));
+                    if record.is_closed() {
+                        record.acknowledged = Some(Acknowledgement { by: by.clone(), at: now, note: note.clone() });
+                        match store.replace_incident(&record.id.clone(), &record).await {
+                            Ok(()) => drop(to_inner.send(Inner::Acknowledged(Box::new(record)))),
+                            Err(error) => tracing::error!(%error, "an acknowledgement was not kept"),
+                        }
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the incident could not be read"),
+            }
+            let command = Command::Acknowledge { incident: id, note, cluster };
+            drop(to_inner.send(Inner::Event(Event::Commanded { by, command, reply_to })));
+        });
+    }
+
+    fn answered(&mut self, now: Time, answer: Inner) {
+        match answer {
+            Inner::Event(event) => self.engine.handle(now, event),
+            Inner::Stored(id, Ok(())) => self.engine.handle(now, Event::Persisted(id)),
+            Inner::Stored(id, Err(error)) => {
+                let conflict = matches!(error, StoreError::Conflict(_));
+                self.engine.handle(now, Event::PersistFailed { id, conflict, reason: error.to_string() });
+            }
+            Inner::Acknowledged(incident) => {
+                self.tell(now, Notice::IncidentUpdated(incident));
+            }
+        }
+    }
+
+    /// Drains the engine's effects.
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.engine.poll_effect() {
+            let now = clock::now();
+            match effect {
+                // The store's task answers with `Stored`; until then the engine holds back what follows.
+                Effect::Persist { id, records } => drop(self.to_store.send((id, records))),
+                Effect::Run(run) => self.start(*run),
+                Effect::Tell(notice) => self.tell(now, *notice),
+                Effect::Reply { to, result } => {
+                    if let Some(reply) = self.replies.remove(&to) {
+                        drop(reply.send(result));
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, run: Run) {
+        let cluster = run.order.target.cluster.clone();
+        let (hands, policy) = match self.frozen.get(&run.token.incident) {
+            Some((hands, policy)) => (Arc::clone(hands), policy.clone()),
+            None => {
+                let Some(hands) = self.hands.get(&cluster).cloned() else {
+                    tracing::error!(%cluster, "an act for a cluster that is not in the file");
+                    return;
+                };
+                self.frozen.insert(run.token.incident.clone(), (Arc::clone(&hands), None));
+                (hands, None)
+            }
+        };
+        let to_inner = self.to_inner.clone();
+        tokio::spawn(async move {
+            crash::point("before-act", &run.action);
+            let result = hands.carry_out(&run, policy.as_deref()).await;
+            crash::point("after-act", &run.action);
+            drop(to_inner.send(Inner::Event(Event::StepEnded { token: run.token, result })));
+        });
+    }
+
+    fn tell(&mut self, now: Time, notice: Notice) {
+        let anchor = self.engine.anchor();
+        if let Notice::PrimaryChanged { cluster, .. } = &notice {
+            self.publish(cluster);
+        }
+        if let Notice::VerdictChanged { cluster, from, to, rule, .. } = &notice {
+            self.journal.verdict(VerdictLine {
+                unix_ms: anchor.unix_ms_at(now),
+                cluster: cluster.clone(),
+                from: *from,
+                to: *to,
+                rule: rule.clone(),
+            });
+        }
+        if let Notice::IncidentUpdated(incident) = &notice
+            && incident.is_closed()
+        {
+            self.frozen.remove(&incident.id);
+        }
+        let arbiter = &self.engine.policy().arbiter.name;
+        if let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
+            self.outbox.send(report);
+        }
+        let timed = TimedNotice { at: now, anchor, notice };
+        (self.on_notice)(&timed);
+        // Nobody listening is no error.
+        drop(self.notices.send(Arc::new(timed)));
+    }
+
+    fn publish(&mut self, cluster: &ClusterName) {
+        let view = self.engine.primaries().into_iter().find(|v| v.cluster == *cluster);
+        if let (Some(view), Some(sender)) = (view, self.primaries.get(cluster)) {
+            sender.send_replace(view);
+        }
+    }
+
+    /// Loads the file anew. A bad one changes nothing. What only a start can change is said.
+    fn load(&mut self) -> Result<String, String> {
+        let config = (self.reload)()?;
+        let hands = hands::build(&config)?;
+        let now = clock::now();
+        // Open incidents keep the hands that they began with.
+        for view in self.engine.primaries() {
+            if let (Some(incident), Some(hands)) = (self.engine.incident(&view.cluster), self.hands.get(&view.cluster)) {
+                self.frozen.entry(incident.id.clone()).or_insert_with(|| (Arc::clone(hands), None));
+            }
+        }
+        let old = self.config.load_full();
+        let mut text = format!("policy {} is in force", config.policy.hash);
+        if old.arbiter.http != config.arbiter.http
+            || old.arbiter.udp != config.arbiter.udp
+            || old.arbiter.socket != config.arbiter.socket
+            || old.arbiter.store != config.arbiter.store
+        {
+            text.push_str("; a change of addresses or of the store takes effect at the next start");
+        }
+        let policy = config.policy.clone();
+        self.config.store(Arc::new(config));
+        self.hands = hands;
+        self.engine.handle(now, Event::PolicyLoaded(Box::new(policy)));
+        publish_all(&self.engine, &mut self.primaries, &self.handle);
+        (self.on_reloaded)(&self.hands);
+        Ok(text)
+    }
+}
+
+/// Publishes whom to follow in every cluster, and forgets clusters that are gone.
+pub(super) fn publish_all(
+    engine: &Engine,
+    primaries: &mut BTreeMap<ClusterName, watch::Sender<PrimaryView>>,
+    handle: &Handle,
+) {
+    let views = engine.primaries();
+    primaries.retain(|name, _| views.iter().any(|v| v.cluster == *name));
+    for view in views {
+        match primaries.get(&view.cluster) {
+            Some(sender) => drop(sender.send_replace(view)),
+            None => drop(primaries.insert(view.cluster.clone(), watch::channel(view).0)),
+        }
+    }
+    let receivers = primaries.iter().map(|(name, sender)| (name.clone(), sender.subscribe())).collect();
+    handle.primaries.store(Arc::new(receivers));
+}
+
+/// Writes the engine's records one after the other and answers each.
+pub(super) async fn write_records(
+    store: Arc<dyn Store>,
+    mut records: mpsc::UnboundedReceiver<(u64, Vec<Record>)>,
+    to_inner: mpsc::UnboundedSender<Inner>,
+) {
+    while let Some((id, records)) = records.recv().await {
+        let result = store.persist(&records).await;
+        crash::point_records("after-persist", &records);
+        if to_inner.send(Inner::Stored(id, result)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Exercises all fence paths without harm, again and again.
+pub(super) async fn check_fences(handle: Handle, hands: AllHands, to_inner: mpsc::UnboundedSender<Inner>) {
+    loop {
+        let config = handle.config();
+        for (cluster, policy) in &config.policy.clusters {
+            let Some(hands) = hands.get(cluster) else { continue };
+            for (member, level, method, health) in hands.check_fences(policy, FENCE_CHECK_WITHIN).await {
+                let event = Event::FenceChecked { cluster: cluster.clone(), member, level, method, health };
+                if to_inner.send(Inner::Event(event)).is_err() {
+                    return;
+                }
+            }
+        }
+        sleep(config.arbiter.check_fences_every).await;
+    }
+}
+
+/// Asks the store again and again whether it takes intents, so that its loss is known before it matters.
+pub(super) async fn check_store(store: Arc<dyn Store>, to_inner: mpsc::UnboundedSender<Inner>) {
+    loop {
+        sleep(Duration::from_secs(5)).await;
+        let event = match store.check().await {
+            Ok(()) => Event::StoreHealth { ok: true, detail: String::new() },
+            Err(error) => Event::StoreHealth { ok: false, detail: error.to_string() },
+        };
+        if to_inner.send(Inner::Event(event)).is_err() {
+            return;
+        }
+    }
+}
+
+/// The hands for incidents that were under way when the last life ended.
+pub(super) fn frozen_hands(
+    open: &[OpenIncident],
+    hands: &AllHands,
+) -> HashMap<IncidentId, (Arc<Hands>, Option<Arc<ClusterPolicy>>)> {
+    open.iter()
+        .filter_map(|open| {
+            let policy = open.policy.clusters.get(&open.incident.cluster).cloned().map(Arc::new);
+            Some((open.incident.id.clone(), (Arc::clone(hands.get(&open.incident.cluster)?), policy)))
+        })
+        .collect()
+}
+
+/// The answer when the arbiter stops before a command was carried out.
+#[must_use]
+pub(super) fn stopping() -> CommandError {
+    CommandError::new(CommandErrorCode::WrongState, "the arbiter is stopping")
+}

@@ -1,0 +1,309 @@
+//! One connection to one instance: open, authenticate, ask, with every failure under its name.
+//!
+//! The `redis` crate packs commands and parses replies; the stream is ours, so that a connection can be held open
+//! over a freeze and a late reply is never taken for the answer to a later question.
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::{Buf, BytesMut};
+use redis::{Cmd, ErrorKind, RedisError, Value};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Redis, Tls};
+use crate::{
+    model::{Failure, FailureKind, Secret, Target},
+    sys::net::{Connector, failure_of},
+};
+
+/// No reply that we ask for is near this; whatever sends more is not what we think it is.
+const REPLY_MAX: usize = 256 * 1024;
+
+/// How to reach and enter any instance of the cluster.
+pub(super) struct Door {
+    connector: Connector,
+    user: Option<String>,
+    password: Option<Secret>,
+    tls: Option<(TlsConnector, Option<ServerName<'static>>)>,
+}
+
+impl Door {
+    /// Reads certificates and keys; opens nothing.
+    pub(super) fn new(config: &Redis) -> Result<Self, String> {
+        let tls = config.tls.as_ref().map(prepare_tls).transpose()?;
+        if config.user.is_some() && config.password.is_none() {
+            return Err("redis: `user` is written without `password`; write both, or neither".into());
+        }
+        Ok(Self { connector: Connector::default(), user: config.user.clone(), password: config.password.clone(), tls })
+    }
+
+    /// Opens a connection and authenticates. The caller bounds it in time.
+    pub(super) async fn open(&self, target: &Target) -> Result<Connection, Failure> {
+        let tcp = self.connector.connect(&target.address).await?;
+        let stream = match &self.tls {
+            None => Stream::Plain(tcp),
+            Some((connector, name)) => {
+                let name = name.clone().map_or_else(|| server_name(target.host()), Ok)?;
+                let stream = connector.connect(name, tcp).await.map_err(|e| failure_of(&e))?;
+                Stream::Tls(Box::new(stream))
+            }
+        };
+        let mut connection = Connection { stream, buffer: BytesMut::new(), owed: 0, broken: false };
+        if let Some(password) = &self.password {
+            let mut auth = redis::cmd("AUTH");
+            if let Some(user) = &self.user {
+                auth.arg(user);
+            }
+            auth.arg(password.expose());
+            connection.call(&auth).await?;
+        }
+        Ok(connection)
+    }
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, Failure> {
+    let name = host.parse::<IpAddr>().map(|ip| ServerName::IpAddress(ip.into()));
+    name.or_else(|_| ServerName::try_from(host.to_owned()))
+        .map_err(|_| Failure::new(FailureKind::Local, format!("`{host}` is not a name that a certificate can have")))
+}
+
+fn prepare_tls(tls: &Tls) -> Result<(TlsConnector, Option<ServerName<'static>>), String> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(path) = &tls.ca {
+        for authority in certificates(path)? {
+            roots.add(authority).map_err(|e| format!("{path}: not an authority to trust: {e}"))?;
+        }
+    } else {
+        // Some of the system's may be unusable; without any, the handshake says so.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| format!("TLS cannot be set up: {e}"))?
+        .with_root_certificates(roots);
+    let config = match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|e| format!("{key}: no usable key: {e}"))?;
+            builder
+                .with_client_auth_cert(certificates(cert)?, private)
+                .map_err(|e| format!("{cert} and {key} cannot be used together: {e}"))?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err("redis.tls: `cert` and `key` belong together; write both, or neither".into()),
+    };
+    let name = tls.server_name.clone().map(|name| {
+        ServerName::try_from(name.clone()).map_err(|_| format!("redis.tls.server_name: `{name}` is not a host name"))
+    });
+    Ok((TlsConnector::from(Arc::new(config)), name.transpose()?))
+}
+
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let list: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| format!("{path}: no usable certificate: {e}"))?;
+    if list.is_empty() { Err(format!("{path}: there is no certificate in it")) } else { Ok(list) }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// An open, authenticated connection.
+pub(super) struct Connection {
+    stream: Stream,
+    buffer: BytesMut,
+    /// Replies that the instance still owes us: of a call that was given up, too.
+    owed: usize,
+    /// A command was sent in part; nothing after it would be understood.
+    broken: bool,
+}
+
+impl Connection {
+    /// Sends a command and waits for its reply. Giving up in the middle is harmless: the late reply is skipped.
+    pub(super) async fn call(&mut self, command: &Cmd) -> Result<Value, Failure> {
+        if self.broken {
+            return Err(Failure::new(FailureKind::Reset, "the connection was given up in the middle of a command"));
+        }
+        self.broken = true;
+        let packed = command.get_packed_command();
+        let sent = match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(&packed).await,
+            Stream::Tls(stream) => async { stream.write_all(&packed).await.and(stream.flush().await) }.await,
+        };
+        match sent {
+            Ok(()) => {
+                self.broken = false;
+                self.owed += 1;
+            }
+            // An instance that closes at once may have said why before.
+            Err(error) => return Err(self.last_words().await.unwrap_or_else(|| failure_of(&error))),
+        }
+        loop {
+            let reply = self.reply().await?;
+            self.owed = self.owed.saturating_sub(1);
+            if self.owed == 0 {
+                return reply.extract_error().map_err(|e| failure_of_reply(&e));
+            }
+        }
+    }
+
+    async fn last_words(&mut self) -> Option<Failure> {
+        let reply = self.reply().await.ok()?;
+        reply.extract_error().err().map(|e| failure_of_reply(&e))
+    }
+
+    async fn reply(&mut self) -> Result<Value, Failure> {
+        loop {
+            if let Some(length) = reply_length(&self.buffer)? {
+                let value = redis::parse_redis_value(&self.buffer[..length]);
+                self.buffer.advance(length);
+                return value.map_err(|e| failure_of_reply(&e));
+            }
+            if self.buffer.len() > REPLY_MAX {
+                return Err(garbage("the answer is too long"));
+            }
+            let read = match &mut self.stream {
+                Stream::Plain(stream) => stream.read_buf(&mut self.buffer).await,
+                Stream::Tls(stream) => stream.read_buf(&mut self.buffer).await,
+            };
+            match read {
+                Ok(0) => return Err(Failure::new(FailureKind::Reset, "the connection was closed")),
+                Ok(_) => {}
+                Err(error) => return Err(failure_of(&error)),
+            }
+        }
+    }
+
+    /// Whether the other side has closed or cut the connection, found without sending anything. A frozen
+    /// instance's connection is open.
+    pub(super) fn is_closed(&self) -> bool {
+        let tcp = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        let mut byte = [0_u8; 1];
+        // `peek` takes nothing out of the stream, so a late reply stays where it is.
+        match futures::FutureExt::now_or_never(tcp.peek(&mut byte)) {
+            Some(Ok(0) | Err(_)) => true,
+            Some(Ok(_)) | None => self.broken,
+        }
+    }
+}
+
+fn garbage(text: &str) -> Failure {
+    Failure::new(FailureKind::Parse, format!("what answers does not speak the protocol of Redis: {text}"))
+}
+
+/// Length of the first whole reply in `bytes`; `None` while it is incomplete.
+fn reply_length(bytes: &[u8]) -> Result<Option<usize>, Failure> {
+    fn at(bytes: &[u8], start: usize, depth: usize) -> Result<Option<usize>, Failure> {
+        let Some(kind) = bytes.get(start) else { return Ok(None) };
+        if !b"+-:$*".contains(kind) || depth > 8 {
+            return Err(garbage("an unknown kind of answer"));
+        }
+        let Some(line) = bytes[start..].windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+        let end = start + line + 2;
+        if !b"$*".contains(kind) {
+            return Ok(Some(end));
+        }
+        let count = std::str::from_utf8(&bytes[start + 1..start + line]).ok().and_then(|text| text.parse::<i64>().ok());
+        let Some(count) = count else { return Err(garbage("a length that is no number")) };
+        let Ok(count) = usize::try_from(count) else { return Ok(Some(end)) };
+        if count > REPLY_MAX {
+            return Err(garbage("the answer is too long"));
+        }
+        if *kind == b'$' {
+            let whole = end + count + 2;
+            return Ok((bytes.len() >= whole).then_some(whole));
+        }
+        let mut next = end;
+        for _ in 0..count {
+            let Some(after) = at(bytes, next, depth + 1)? else { return Ok(None) };
+            next = after;
+        }
+        Ok(Some(next))
+    }
+    at(bytes, 0, 0)
+}
+
+/// What an error reply means.
+fn failure_of_reply(error: &RedisError) -> Failure {
+    let code = error.code().unwrap_or_default();
+    let detail = error.detail().unwrap_or_default();
+    let kind = match code {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => FailureKind::Auth,
+        "LOADING" => FailureKind::Loading,
+        "OOM" | "MISCONF" => FailureKind::Full,
+        "READONLY" | "NOREPLICAS" => FailureKind::ReadOnly,
+        "BUSY" => FailureKind::Overloaded,
+        "ERR" if detail.contains("max number of clients") => FailureKind::Overloaded,
+        "ERR" if detail.contains("invalid password") || detail.contains("AUTH") => FailureKind::Auth,
+        _ if error.kind() == ErrorKind::Parse => FailureKind::Parse,
+        _ => FailureKind::WrongAnswer,
+    };
+    let text = if code.is_empty() { error.to_string() } else { format!("{code} {detail}") };
+    Failure::new(kind, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_cut_where_they_end() {
+        let whole: [(&[u8], usize); 6] = [
+            (b"+OK\r\n+next", 5),
+            (b"-ERR no\r\n", 9),
+            (b"$3\r\nabc\r\n", 9),
+            (b"$-1\r\n", 5),
+            (b"*2\r\n$1\r\na\r\n:5\r\nrest", 15),
+            (b"*0\r\n", 4),
+        ];
+        for (bytes, length) in whole {
+            assert_eq!(reply_length(bytes).unwrap(), Some(length), "{}", bytes.escape_ascii());
+            for cut in 0..length {
+                assert_eq!(reply_length(&bytes[..cut]).unwrap(), None, "{} cut at {cut}", bytes.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_redis_is_garbage_and_not_a_death() {
+        for bytes in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"$99999999999\r\n", b"\x15\x03\x03"] {
+            let failure = reply_length(bytes).unwrap_err();
+            assert!(!failure.kind.is_evidence(), "{failure}");
+        }
+        let deep = "*1\r\n".repeat(100);
+        assert!(reply_length(deep.as_bytes()).is_err(), "nesting is bounded");
+    }
+
+    #[test]
+    fn error_replies_keep_their_kind() {
+        let cases = [
+            ("NOAUTH Authentication required.", FailureKind::Auth),
+            ("WRONGPASS invalid username-password pair or user is disabled.", FailureKind::Auth),
+            ("NOPERM this user has no permissions to run the 'set' command", FailureKind::Auth),
+            ("DENIED Redis is running in protected mode", FailureKind::Auth),
+            ("LOADING Redis is loading the dataset in memory", FailureKind::Loading),
+            ("OOM command not allowed when used memory > 'maxmemory'.", FailureKind::Full),
+            ("MISCONF Errors writing to the AOF file: No space left on device", FailureKind::Full),
+            ("READONLY You can't write against a read only replica.", FailureKind::ReadOnly),
+            ("NOREPLICAS Not enough good replicas to write.", FailureKind::ReadOnly),
+            ("BUSY Redis is busy running a script.", FailureKind::Overloaded),
+            ("ERR max number of clients reached", FailureKind::Overloaded),
+            ("ERR Client sent AUTH, but no password is set", FailureKind::Auth),
+            ("ERR unknown command 'PING'", FailureKind::WrongAnswer),
+        ];
+        for (text, kind) in cases {
+            let reply = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).and_then(Value::extract_error);
+            let failure = failure_of_reply(&reply.unwrap_err());
+            assert_eq!(failure.kind, kind, "{text}");
+            assert!(failure.text.contains(text.split_once(' ').unwrap().1), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,853 @@
+//! One cluster: what is known, what is believed, and what is under way.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    candidate,
+    judge::{Evidence, RuleState},
+    own::Own,
+    view::View,
+};
+use crate::{
+    failover::{self, Opening, Saga, Steps, World},
+    model::{
+        ClusterPolicy, Effect, Epoch, Fact, FenceHealth, MemberName, Mode, Notice, Observation, Observer, Outcome,
+        Policy, Record, Role, RuleName, StepResult, Time, Truth, Verdict,
+        explain::{CandidateView, Guard, RuleExplanation},
+        incident::Trigger,
+        policy::Rejoin,
+        record::{ClusterState, LogEntry, OpenIncident, Overrides, Quarantine, SagaKind},
+        rule::Reaction,
+    },
+};
+
+/// Looked at again at least this often, so that what only time changes (freshness, pauses, cooldowns) is seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A store that did not take a record is asked again after this.
+const PERSIST_AGAIN: Duration = Duration::from_secs(1);
+
+/// One cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Cluster {
+    pub(super) policy: Arc<ClusterPolicy>,
+    pub(super) state: ClusterState,
+    pub(super) view: View,
+    pub(super) rules: Vec<RuleState>,
+    pub(super) verdict: Verdict,
+    pub(super) verdict_since: Time,
+    pub(super) deciding_rule: Option<RuleName>,
+    pub(super) fence_health: BTreeMap<(MemberName, usize, usize), FenceHealth>,
+    pub(super) saga: Option<Saga>,
+    /// Another arbiter wrote what this one did not know of.
+    pub(super) conflict: Option<String>,
+    pub(super) is_dirty: bool,
+    /// When it has to be looked at again.
+    pub(super) wake: Time,
+    /// Effects that wait for a persist, or for their turn.
+    queue: VecDeque<Effect>,
+    /// The persist that must be answered before the queue moves on.
+    waiting: Option<u64>,
+    pending: BTreeMap<u64, Pending>,
+    /// A record that the store did not take is handed out again then.
+    persist_again: Option<(Time, u64)>,
+    /// New streams were heard; remembered with the next record, or soon.
+    heard_dirty_since: Option<Time>,
+    told_blocked: Option<(RuleName, Vec<Guard>)>,
+    told_guards: BTreeMap<Guard, bool>,
+    told_two_primaries: Vec<MemberName>,
+    /// Members whose rejoin ended without success; a person has to ask for the next one.
+    rejoin_given_up: Vec<MemberName>,
+    /// No rejoin is begun before this, so that a member that just came up has settled.
+    primary_since: Time,
+}
+
+/// What a persist was for.
+#[derive(Clone, Debug)]
+struct Pending {
+    records: Vec<Record>,
+    purpose: Purpose,
+}
+
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// A saga begins: without the record it does not.
+    Open { before: Box<ClusterState>, reply_to: Option<u64> },
+    /// A saga moves on: the record must be taken, sooner or later.
+    Saga,
+    /// The state changes: without the record it does not.
+    State { before: Box<ClusterState>, reply_to: Option<u64> },
+}
+
+impl Cluster {
+    pub(super) fn new(policy: ClusterPolicy, state: Option<ClusterState>, now: Time) -> Self {
+        let policy = Arc::new(policy);
+        let state = state.unwrap_or_else(|| ClusterState { cluster: policy.name.clone(), ..ClusterState::default() });
+        Self {
+            view: View::new(&policy, &state.heard, now),
+            rules: policy.rules.iter().map(|rule| RuleState::new(rule, now)).collect(),
+            verdict: Verdict::Unknown,
+            verdict_since: now,
+            deciding_rule: None,
+            fence_health: BTreeMap::new(),
+            saga: None,
+            conflict: None,
+            is_dirty: true,
+            wake: now,
+            queue: VecDeque::new(),
+            waiting: None,
+            pending: BTreeMap::new(),
+            persist_again: None,
+            heard_dirty_since: None,
+            told_blocked: None,
+            told_guards: BTreeMap::new(),
+            told_two_primaries: Vec::new(),
+            rejoin_given_up: Vec::new(),
+            primary_since: now,
+            policy,
+            state,
+        }
+    }
+
+    // ---- what happened ----------------------------------------------------------------------------------------
+
+    pub(super) fn observe(&mut self, now: Time, seen: Observation) {
+        if let (Observer::Node(node), Outcome::Fact(Fact::Arrivals(report)), Some(saga)) =
+            (&seen.observer, &seen.outcome, &mut self.saga)
+        {
+            saga.node_reported(now, node, report);
+        }
+        if self.view.take(&self.policy, seen) {
+            self.heard_dirty_since.get_or_insert(now);
+        }
+        self.is_dirty = true;
+    }
+
+    /// Nothing that was seen before counts any more.
+    pub(super) fn forget_suspicion(&mut self, now: Time) {
+        self.view.forget_suspicion(now);
+        for rule in &mut self.rules {
+            rule.reset();
+        }
+        self.is_dirty = true;
+    }
+
+    pub(super) fn replace_policy(&mut self, policy: ClusterPolicy, now: Time) {
+        if *self.policy == policy {
+            return;
+        }
+        let keep = |rule: &crate::model::Rule| self.policy.rules.iter().position(|r| r == rule);
+        let rules = policy
+            .rules
+            .iter()
+            .map(|r| keep(r).map_or_else(|| RuleState::new(r, now), |i| self.rules[i].clone()))
+            .collect();
+        self.rules = rules;
+        // Places of fence methods may have changed their meaning.
+        self.fence_health.clear();
+        self.view.adopt(&policy);
+        self.policy = Arc::new(policy);
+        self.is_dirty = true;
+    }
+
+    pub(super) fn take_up(&mut self, now: Time, open: &OpenIncident, own: &mut Own) {
+        let Some((saga, runs)) = Saga::recover(now, open) else { return };
+        let incident = saga.incident.clone();
+        self.saga = Some(saga);
+        self.persist(own, vec![Record::Incident(Box::new(incident.clone()))], Purpose::Saga);
+        self.emit(Effect::Tell(Box::new(Notice::IncidentUpdated(Box::new(incident)))));
+        for run in runs {
+            self.emit(Effect::Run(Box::new(run)));
+        }
+        self.is_dirty = true;
+    }
+
+    pub(super) fn step_ended(
+        &mut self,
+        now: Time,
+        incident: &crate::model::IncidentId,
+        act: u32,
+        result: StepResult,
+        own: &mut Own,
+    ) {
+        let Some(saga) = self.saga.as_mut().filter(|s| s.incident.id == *incident) else { return };
+        let steps = saga.ended(now, act, result);
+        let more = self.advance(now);
+        self.carry_out(now, merge(steps, more), own);
+        self.is_dirty = true;
+    }
+
+    pub(super) fn persisted(&mut self, id: u64) -> bool {
+        self.pending.remove(&id);
+        let was_waited_for = self.waiting == Some(id);
+        if was_waited_for {
+            self.waiting = None;
+            self.is_dirty = true;
+        }
+        was_waited_for
+    }
+
+    pub(super) fn persist_failed(&mut self, now: Time, id: u64, is_conflict: bool, reason: &str) {
+        if self.waiting != Some(id) {
+            return;
+        }
+        let Some(pending) = self.pending.get(&id).cloned() else { return };
+        self.is_dirty = true;
+        if is_conflict {
+            self.conflict = Some(format!("another arbiter has acted ({reason}); restart this one to read what it did"));
+        }
+        match pending.purpose {
+            Purpose::Saga if !is_conflict => {
+                self.persist_again = Some((now + PERSIST_AGAIN, id));
+                return;
+            }
+            Purpose::Saga => {
+                self.saga = None;
+                self.drop_queue();
+            }
+            Purpose::Open { before, reply_to } => {
+                self.saga = None;
+                self.state = *before;
+                self.drop_queue();
+                self.refuse(reply_to, reason);
+            }
+            Purpose::State { before, reply_to } => {
+                self.state = *before;
+                self.drop_replies(reply_to);
+                self.refuse(reply_to, reason);
+            }
+        }
+        self.pending.remove(&id);
+        self.waiting = None;
+    }
+
+    fn refuse(&mut self, reply_to: Option<u64>, reason: &str) {
+        if let Some(to) = reply_to {
+            let text = format!("the store did not take it, so nothing was done: {reason}");
+            let error = crate::model::CommandError::new(crate::model::command::CommandErrorCode::Store, text);
+            self.emit(Effect::Reply { to, result: Err(error) });
+        }
+    }
+
+    /// Nothing that was to follow a record that was not written may come out.
+    fn drop_queue(&mut self) {
+        for effect in std::mem::take(&mut self.queue) {
+            match effect {
+                Effect::Persist { id, .. } => {
+                    self.pending.remove(&id);
+                }
+                Effect::Tell(_) => self.queue.push_back(effect),
+                Effect::Run(_) | Effect::Reply { .. } => {}
+            }
+        }
+    }
+
+    fn drop_replies(&mut self, reply_to: Option<u64>) {
+        self.queue.retain(|e| !matches!(e, Effect::Reply { to, .. } if Some(*to) == reply_to));
+    }
+
+    // ---- what is believed -------------------------------------------------------------------------------------
+
+    /// Judges all rules, tells what changed, and says when to look again.
+    pub(super) fn judge(&mut self, now: Time, own: &mut Own) {
+        self.is_dirty = false;
+        self.wake = now + LOOK_AGAIN;
+        self.adopt_primary(now, own);
+        let policy = Arc::clone(&self.policy);
+        let mut verdict = if policy.rules.is_empty() { Verdict::Unknown } else { Verdict::Alive };
+        let mut deciding = None;
+        let mut any_known = false;
+        for (index, rule) in policy.rules.iter().enumerate() {
+            let primary = self.state.primary.clone();
+            let evidence = Evidence { now, policy: &policy, view: &self.view, primary: primary.as_ref() };
+            let state = &mut self.rules[index];
+            let (before, since) = (state.truth, state.since);
+            if let Some(at) = state.judge(rule, &evidence) {
+                self.wake = self.wake.min(at.max(now));
+            }
+            let truth = state.truth;
+            any_known |= truth != Truth::Unknown;
+            if truth.is_true() && !self.is_shadow(rule) && rule.verdict > verdict {
+                verdict = rule.verdict;
+                deciding = Some(rule.name.clone());
+            }
+            if before != truth && (truth.is_true() || before.is_true()) {
+                let notice = if truth.is_true() {
+                    let explanation = Box::new(self.explain(index, now));
+                    Notice::RuleFired { cluster: policy.name.clone(), explanation }
+                } else {
+                    let after = now.since(since);
+                    Notice::RuleCleared { cluster: policy.name.clone(), rule: rule.name.clone(), after }
+                };
+                self.emit(Effect::Tell(Box::new(notice)));
+            }
+        }
+        if (!any_known && verdict == Verdict::Alive) || self.state.primary.is_none() {
+            verdict = Verdict::Unknown;
+        }
+        if verdict != self.verdict {
+            let notice = Notice::VerdictChanged {
+                cluster: policy.name.clone(),
+                member: self.state.primary.clone(),
+                from: self.verdict,
+                to: verdict,
+                rule: deciding.clone(),
+            };
+            self.verdict = verdict;
+            self.verdict_since = now;
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+        self.deciding_rule = deciding;
+        self.tell_two_primaries(now);
+        if self.wanted().is_some() && self.saga.is_none() {
+            own.note_want(now, &policy.name);
+        }
+    }
+
+    fn is_shadow(&self, rule: &crate::model::Rule) -> bool {
+        rule.mode == Some(Mode::Shadow) && self.policy.mode != Mode::Shadow
+    }
+
+    pub(super) fn holding_rule(&self) -> Option<&RuleName> {
+        self.true_rules().find(|rule| rule.then == Reaction::Hold).map(|rule| &rule.name)
+    }
+
+    fn true_rules(&self) -> impl Iterator<Item = &crate::model::Rule> {
+        let pairs = self.policy.rules.iter().zip(&self.rules);
+        pairs.filter(|(rule, state)| state.truth.is_true() && !self.is_shadow(rule)).map(|(rule, _)| rule)
+    }
+
+    /// The rule that wants to act: a failover before a switchover, then the order of the file.
+    fn wanted(&self) -> Option<usize> {
+        let acts = |then: Reaction| {
+            self.policy
+                .rules
+                .iter()
+                .zip(&self.rules)
+                .position(move |(rule, state)| rule.then == then && state.truth.is_true() && !self.is_shadow(rule))
+        };
+        acts(Reaction::Failover).or_else(|| acts(Reaction::Switchover))
+    }
+
+    pub(super) fn explain(&self, index: usize, now: Time) -> RuleExplanation {
+        let (rule, state) = (&self.policy.rules[index], &self.rules[index]);
+        let evidence = Evidence { now, policy: &self.policy, view: &self.view, primary: self.state.primary.as_ref() };
+        RuleExplanation {
+            rule: rule.name.clone(),
+            verdict: rule.verdict,
+            then: rule.then,
+            shadow: self.is_shadow(rule) || self.policy.mode == Mode::Shadow,
+            truth: state.truth,
+            since: now.since(state.since),
+            tree: state.explain(rule, &evidence),
+        }
+    }
+
+    fn tell_two_primaries(&mut self, now: Time) {
+        let mut claims = self.view.claims_of_primary(&self.policy, now);
+        // A member behind a closed gate may say what it likes.
+        claims.retain(|m| !self.state.quarantined.get(m).is_some_and(|q| self.has_gate(q)));
+        let members = if claims.len() > 1 { claims } else { Vec::new() };
+        if members != self.told_two_primaries {
+            let now_two = !members.is_empty();
+            let told = if now_two { members.clone() } else { self.told_two_primaries.clone() };
+            self.told_two_primaries = members;
+            let notice = Notice::TwoPrimaries { cluster: self.policy.name.clone(), members: told, now: now_two };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+    }
+
+    fn has_gate(&self, quarantine: &Quarantine) -> bool {
+        quarantine.fences.iter().any(|(level, method)| {
+            let spec = self.policy.failover.fence.get(*level).and_then(|l| l.get(*method));
+            spec.is_some_and(|m| m.best_proof == crate::model::Proof::Gate)
+        })
+    }
+
+    pub(super) fn longest_fresh(&self) -> Duration {
+        self.policy.signals.values().map(|s| s.fresh_for).max().unwrap_or(LOOK_AGAIN)
+    }
+
+    pub(super) fn candidates(&self, now: Time) -> Vec<CandidateView> {
+        candidate::candidates(&self.policy, &self.state, &self.view, now)
+    }
+
+    // ---- who is primary ---------------------------------------------------------------------------------------
+
+    /// Learns who is primary, once, when nothing is stored: one member claims it and a standby follows, or the file
+    /// says so and nothing speaks against it. Never below an epoch that a member has stored.
+    fn adopt_primary(&mut self, now: Time, own: &mut Own) {
+        if self.state.primary.is_some() || self.waiting.is_some() || self.saga.is_some() {
+            return;
+        }
+        let Some(primary) = self.evident_primary(now) else { return };
+        let epoch = Epoch(self.view.largest_stored_epoch(&self.policy).0.max(self.state.epoch.0).max(1));
+        self.make_primary(now, &primary, epoch, own, None);
+    }
+
+    fn evident_primary(&self, now: Time) -> Option<MemberName> {
+        let initial = self.policy.initial_primary.as_ref();
+        if !self.policy.has_broker {
+            return initial.cloned();
+        }
+        let claims = self.view.claims_of_primary(&self.policy, now);
+        let [only] = claims.as_slice() else { return None };
+        let fresh = self.policy.failover.candidate_fresh_for.max(Duration::from_secs(1));
+        let has_follower =
+            self.policy.members.iter().any(|m| {
+                self.view.role(&self.policy, &m.name, now, fresh).is_some_and(|(_, r)| r.role == Role::Standby)
+            });
+        (initial == Some(only) || (initial.is_none() && has_follower)).then(|| only.clone())
+    }
+
+    /// Changes who is primary outside a saga.
+    pub(super) fn make_primary(
+        &mut self,
+        now: Time,
+        primary: &MemberName,
+        epoch: Epoch,
+        own: &mut Own,
+        reply_to: Option<u64>,
+    ) {
+        let before = self.state.clone();
+        self.state.epoch = epoch;
+        self.state.primary = Some(primary.clone());
+        self.state.primary_epoch = epoch;
+        self.state.quarantined.remove(primary);
+        self.primary_changed(now);
+        self.persist_state(before, reply_to, own);
+        let notice =
+            Notice::PrimaryChanged { cluster: self.policy.name.clone(), primary: Some(primary.clone()), epoch };
+        self.emit(Effect::Tell(Box::new(notice)));
+    }
+
+    fn primary_changed(&mut self, now: Time) {
+        self.primary_since = now;
+        self.forget_suspicion(now);
+    }
+
+    // ---- what is done -----------------------------------------------------------------------------------------
+
+    /// Acts on what is believed: moves the saga on, opens one, or says what stands against it.
+    pub(super) fn act(&mut self, now: Time, own: &mut Own) {
+        if let Some((at, id)) = self.persist_again {
+            if now >= at {
+                self.persist_again = None;
+                if let Some(pending) = self.pending.get(&id) {
+                    let records = pending.records.clone();
+                    self.queue.push_front(Effect::Persist { id, records });
+                    self.waiting = None;
+                }
+            } else {
+                self.wake = self.wake.min(at);
+            }
+        }
+        if self.saga.is_some() {
+            let steps = self.advance(now);
+            self.carry_out(now, steps, own);
+        }
+        let candidates = self.candidates(now);
+        self.tell_guards(now, own, &candidates);
+        match self.wanted() {
+            Some(index) => self.want(now, index, &candidates, own),
+            None => {
+                self.tell_unblocked();
+                self.maybe_rejoin(now, own);
+            }
+        }
+        if let Some(since) = self.heard_dirty_since
+            && now.since(since) >= Duration::from_secs(1)
+            && self.waiting.is_none()
+            && own.store_lost.is_none()
+        {
+            self.persist_state(self.state.clone(), None, own);
+        }
+        if let Some(at) = self.saga.as_ref().and_then(Saga::poll_timeout) {
+            self.wake = self.wake.min(at.max(now));
+        }
+    }
+
+    fn want(&mut self, now: Time, index: usize, candidates: &[CandidateView], own: &mut Own) {
+        let policy = Arc::clone(&self.policy);
+        let rule = &policy.rules[index];
+        let mode = rule.mode.map_or(policy.mode, |own| own.min(policy.mode));
+        let kind = if rule.then == Reaction::Failover { SagaKind::Failover } else { SagaKind::Switchover };
+        let is_rejoining = self.saga.as_ref().is_some_and(|s| s.incident.kind == SagaKind::Rejoin);
+        let blocking: Vec<(Guard, String)> = Guard::ALL
+            .into_iter()
+            .filter(|guard| !(*guard == Guard::NoFence && kind == SagaKind::Switchover))
+            .filter(|guard| !(*guard == Guard::Busy && is_rejoining))
+            .filter_map(|guard| Some((guard, self.blocks(guard, now, own, mode, candidates)?)))
+            .collect();
+        if blocking.is_empty() {
+            if is_rejoining {
+                // The primary died while the old one came back: the failover goes first.
+                let reason = "the primary needs a failover, which goes first".to_owned();
+                let steps = self.decide(now, LogEntry::AbortRequested { reason });
+                self.carry_out(now, steps, own);
+                self.is_dirty = true;
+                return;
+            }
+            if let Ok(candidate) = candidate::choose(candidates, None) {
+                let trigger = Trigger::Rule(Box::new(self.explain(index, now)));
+                let guards = self.guards(now, own, mode, candidates);
+                self.open(now, kind, trigger, candidate, guards, Overrides::default(), own, None);
+            }
+            return;
+        }
+        // What blocks may end by time alone.
+        self.wake = self.wake.min(now + Duration::from_millis(100));
+        let names: Vec<Guard> = blocking.iter().map(|(guard, _)| *guard).collect();
+        let told = (rule.name.clone(), names);
+        if self.told_blocked.as_ref() != Some(&told) && self.saga.is_none() {
+            self.told_blocked = Some(told);
+            let notice = Notice::ActBlocked { cluster: policy.name.clone(), rule: rule.name.clone(), guards: blocking };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+    }
+
+    /// Opens a saga: takes the next epoch and writes it down with the opening, before anything is done.
+    #[expect(clippy::too_many_arguments, reason = "each is one fact of the opening; a struct would only rename them")]
+    pub(super) fn open(
+        &mut self,
+        now: Time,
+        kind: SagaKind,
+        trigger: Trigger,
+        candidate: MemberName,
+        guards: Vec<crate::model::explain::GuardState>,
+        overrides: Overrides,
+        own: &mut Own,
+        reply_to: Option<u64>,
+    ) {
+        let Some(old_primary) = self.state.primary.clone() else { return };
+        let before = self.state.clone();
+        let epoch = self.state.epoch.next();
+        self.state.epoch = epoch;
+        if kind == SagaKind::Failover {
+            self.state.failovers_unix_ms.push(own.anchor.unix_ms_at(now));
+            let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
+            self.state.failovers_unix_ms.drain(..extra);
+            self.state.cooldown_over = false;
+        }
+        let opening = Opening {
+            id: own.incident_id(now),
+            arbiter: own.arbiter.name.clone(),
+            anchor: own.anchor,
+            kind,
+            trigger,
+            mode: self.policy.mode,
+            policy_hash: own.policy_hash.clone(),
+            epoch_before: before.primary_epoch,
+            epoch,
+            last_position: self.view.position(&old_primary),
+            last_good: self.last_arrival(),
+            candidates: self.candidates(now),
+            old_primary,
+            candidate,
+            guards,
+            overrides,
+        };
+        self.begin(now, opening, before, own, reply_to);
+    }
+
+    fn begin(&mut self, now: Time, opening: Opening, before: ClusterState, own: &mut Own, reply_to: Option<u64>) {
+        let (saga, (number, entry)) = Saga::open(now, Arc::clone(&self.policy), opening);
+        let incident = saga.incident.id.clone();
+        self.saga = Some(saga);
+        self.tell_unblocked();
+        // The opening and the first steps' intents are one record: one sync before the first act.
+        let steps = self.advance(now);
+        let frozen = Policy {
+            hash: own.policy_hash.clone(),
+            arbiter: own.arbiter.clone(),
+            ..failover::frozen(&Policy::default(), &self.policy)
+        };
+        let mut records = vec![
+            Record::Cluster { expected: before.epoch, state: self.state.clone() },
+            Record::IncidentPolicy { incident: incident.clone(), policy: Box::new(frozen) },
+            Record::Log { incident, cluster: self.policy.name.clone(), number, entry },
+        ];
+        records.extend(self.log_records(&steps));
+        records.extend(self.incident_record());
+        self.persist(own, records, Purpose::Open { before: Box::new(before), reply_to });
+        for run in steps.runs {
+            self.emit(Effect::Run(Box::new(run)));
+        }
+        self.tell_incident();
+    }
+
+    /// Begins to bring back a quarantined member that is seen again.
+    fn maybe_rejoin(&mut self, now: Time, own: &mut Own) {
+        if self.saga.is_some() || self.policy.failover.rejoin != Rejoin::Follow || self.policy.mode != Mode::Auto {
+            return;
+        }
+        let fresh = self.policy.failover.candidate_fresh_for;
+        let member = self
+            .state
+            .quarantined
+            .keys()
+            .filter(|m| !self.rejoin_given_up.contains(m))
+            .find(|m| self.view.role(&self.policy, m, now, fresh).is_some_and(|(at, _)| at > self.primary_since))
+            .cloned();
+        let Some(member) = member else { return };
+        let blocked = [Guard::Paused, Guard::Tilt, Guard::StoreLost]
+            .into_iter()
+            .any(|guard| self.blocks(guard, now, own, Mode::Auto, &[]).is_some());
+        if blocked || self.verdict >= Verdict::Suspect {
+            return;
+        }
+        self.open_rejoin(now, &member, Trigger::SeenAgain, own, None);
+    }
+
+    pub(super) fn open_rejoin(
+        &mut self,
+        now: Time,
+        member: &MemberName,
+        trigger: Trigger,
+        own: &mut Own,
+        reply_to: Option<u64>,
+    ) {
+        let Some(primary) = self.state.primary.clone() else { return };
+        self.rejoin_given_up.retain(|m| m != member);
+        let epoch = self.state.primary_epoch;
+        let opening = Opening {
+            id: own.incident_id(now),
+            arbiter: own.arbiter.name.clone(),
+            anchor: own.anchor,
+            kind: SagaKind::Rejoin,
+            trigger,
+            mode: self.policy.mode,
+            policy_hash: own.policy_hash.clone(),
+            epoch_before: epoch,
+            epoch,
+            old_primary: member.clone(),
+            candidate: primary,
+            candidates: Vec::new(),
+            guards: Vec::new(),
+            overrides: Overrides::default(),
+            last_position: None,
+            last_good: None,
+        };
+        self.begin(now, opening, self.state.clone(), own, reply_to);
+    }
+
+    // ---- the saga ---------------------------------------------------------------------------------------------
+
+    pub(super) fn decide(&mut self, now: Time, entry: LogEntry) -> Steps {
+        let Some(saga) = &mut self.saga else { return Steps::default() };
+        let first = saga.decide(now, entry);
+        let more = self.advance(now);
+        merge(first, more)
+    }
+
+    fn advance(&mut self, now: Time) -> Steps {
+        let world = self.world(now);
+        self.saga.as_mut().map(|saga| saga.advance(now, &world)).unwrap_or_default()
+    }
+
+    fn world(&self, now: Time) -> World {
+        let Some(saga) = &self.saga else { return World::default() };
+        let incident = &saga.incident;
+        let nodes_reporting: Vec<_> = saga
+            .policy
+            .nodes
+            .iter()
+            .filter(|node| self.hears_node(node, now) && self.view.arrivals(node).is_some())
+            .cloned()
+            .collect();
+        let follows = |node: &&crate::model::NodeName| {
+            self.view.arrivals(node).is_some_and(|(_, report)| report.epoch >= incident.epoch)
+        };
+        let nodes_following = nodes_reporting.iter().filter(follows).cloned().collect();
+        let quarantine = self.state.quarantined.get(&incident.old_primary);
+        World {
+            candidates: self.candidates(now),
+            nodes_reporting,
+            nodes_following,
+            follow_time_over: false,
+            fences_to_lift: quarantine.map(|q| q.fences.clone()).unwrap_or_default(),
+            promoted_at: quarantine.and_then(|q| q.promoted_at),
+        }
+    }
+
+    /// Makes what the saga decided durable, and hands out its acts behind that.
+    pub(super) fn carry_out(&mut self, now: Time, steps: Steps, own: &mut Own) {
+        if steps.entries.is_empty() && steps.runs.is_empty() {
+            return;
+        }
+        let before = self.state.clone();
+        for (_, entry) in &steps.entries {
+            self.apply_to_state(now, entry);
+        }
+        let mut records = Vec::new();
+        if self.state != before {
+            records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
+        }
+        records.extend(self.log_records(&steps));
+        records.extend(self.incident_record());
+        self.persist(own, records, Purpose::Saga);
+        for run in steps.runs {
+            self.emit(Effect::Run(Box::new(run)));
+        }
+        if self.state.primary != before.primary {
+            let notice = Notice::PrimaryChanged {
+                cluster: self.policy.name.clone(),
+                primary: self.state.primary.clone(),
+                epoch: self.state.primary_epoch,
+            };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+        self.tell_incident();
+        if let Some(saga) = self.saga.take_if(|s| s.state().is_over()) {
+            if saga.incident.kind == SagaKind::Rejoin && saga.state().aborted {
+                self.rejoin_given_up.push(saga.incident.old_primary.clone());
+            }
+            self.is_dirty = true;
+        }
+    }
+
+    /// What an entry of the saga's log changes in the cluster.
+    fn apply_to_state(&mut self, now: Time, entry: &LogEntry) {
+        let Some(saga) = &self.saga else { return };
+        let (state, incident) = (saga.state(), &saga.incident);
+        match entry {
+            LogEntry::Promoted { position } => {
+                let quarantine = Quarantine {
+                    incident: incident.id.clone(),
+                    epoch: self.state.primary_epoch,
+                    fences: state.fences(),
+                    promoted_at: *position,
+                };
+                self.state.primary = Some(state.candidate.clone());
+                self.state.primary_epoch = state.epoch;
+                self.state.quarantined.remove(&state.candidate);
+                self.state.quarantined.insert(state.old_primary.clone(), quarantine);
+                self.primary_changed(now);
+            }
+            LogEntry::Ended { act, result: StepResult::Done(_), .. } if incident.kind == SagaKind::Switchover => {
+                if let Some(act) = state.acts.get(act)
+                    && matches!(act.action, crate::model::Action::Rejoin { .. })
+                {
+                    let member = act.member.clone();
+                    self.state.quarantined.remove(&member);
+                }
+            }
+            LogEntry::Resolved if incident.kind == SagaKind::Rejoin => {
+                let member = incident.old_primary.clone();
+                self.state.quarantined.remove(&member);
+            }
+            _ => {}
+        }
+    }
+
+    fn log_records(&self, steps: &Steps) -> Vec<Record> {
+        let Some(saga) = &self.saga else { return Vec::new() };
+        steps
+            .entries
+            .iter()
+            .map(|(number, entry)| Record::Log {
+                incident: saga.incident.id.clone(),
+                cluster: self.policy.name.clone(),
+                number: *number,
+                entry: entry.clone(),
+            })
+            .collect()
+    }
+
+    fn incident_record(&self) -> Option<Record> {
+        self.saga.as_ref().map(|saga| Record::Incident(Box::new(saga.incident.clone())))
+    }
+
+    fn tell_incident(&mut self) {
+        if let Some(saga) = &self.saga {
+            let notice = Notice::IncidentUpdated(Box::new(saga.incident.clone()));
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+    }
+
+    // ---- guards told ------------------------------------------------------------------------------------------
+
+    fn tell_unblocked(&mut self) {
+        if let Some((rule, _)) = self.told_blocked.take() {
+            let notice = Notice::ActBlocked { cluster: self.policy.name.clone(), rule, guards: Vec::new() };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+    }
+
+    fn tell_guards(&mut self, now: Time, own: &Own, candidates: &[CandidateView]) {
+        for guard in Guard::ALL {
+            // Whether something is under way, or waits for approval, is told by the incident.
+            if matches!(guard, Guard::Busy | Guard::Approval) {
+                continue;
+            }
+            let reason = self.blocks(guard, now, own, Mode::Auto, candidates);
+            let blocks = reason.is_some();
+            if self.told_guards.insert(guard, blocks).unwrap_or(false) != blocks {
+                let reason = reason.unwrap_or_else(|| "no longer".into());
+                let notice = Notice::GuardChanged { cluster: self.policy.name.clone(), guard, blocks, reason };
+                self.emit(Effect::Tell(Box::new(notice)));
+            }
+        }
+    }
+
+    // ---- effects in their order -------------------------------------------------------------------------------
+
+    pub(super) fn persist_state(&mut self, before: ClusterState, reply_to: Option<u64>, own: &mut Own) {
+        let record = Record::Cluster { expected: before.epoch, state: self.state.clone() };
+        self.persist(own, vec![record], Purpose::State { before: Box::new(before), reply_to });
+    }
+
+    fn persist(&mut self, own: &mut Own, mut records: Vec<Record>, purpose: Purpose) {
+        if let Some(since) = self.heard_dirty_since.take() {
+            let heard = self
+                .view
+                .all()
+                .filter(|(_, stream)| stream.is_known())
+                .map(|(signal, stream)| (signal.clone(), stream.observer.clone(), stream.subject.clone()));
+            self.state.heard = heard.collect();
+            match records.iter_mut().find_map(|r| match r {
+                Record::Cluster { state, .. } => Some(state),
+                _ => None,
+            }) {
+                Some(state) => state.heard.clone_from(&self.state.heard),
+                None => self.heard_dirty_since = Some(since),
+            }
+        }
+        let id = own.next_persist();
+        self.pending.insert(id, Pending { records: records.clone(), purpose });
+        self.emit(Effect::Persist { id, records });
+    }
+
+    pub(super) fn emit(&mut self, effect: Effect) {
+        self.queue.push_back(effect);
+    }
+
+    /// Releases effects up to and including the next persist; nothing behind it comes out before its answer.
+    pub(super) fn release(&mut self, out: &mut VecDeque<Effect>) {
+        while self.waiting.is_none() {
+            let Some(effect) = self.queue.pop_front() else { break };
+            if let Effect::Persist { id, .. } = &effect {
+                self.waiting = Some(*id);
+            }
+            out.push_back(effect);
+        }
+    }
+
+    pub(super) fn last_arrival(&self) -> Option<Time> {
+        self.policy
+            .nodes
+            .iter()
+            .filter_map(|node| self.view.arrivals(node))
+            .filter_map(|(at, report)| report.last_age.map(|age| at.before(age)))
+            .max()
+    }
+}
+
+fn merge(mut first: Steps, more: Steps) -> Steps {
+    first.entries.extend(more.entries);
+    first.runs.extend(more.runs);
+    first
+}

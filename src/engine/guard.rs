@@ -1,0 +1,213 @@
+//! The guards between a verdict and an act. Each has a name, and a reason in words when it stands.
+//!
+//! A guard never changes what is believed; it only keeps the arbiter from acting on it. What keeps two primaries
+//! apart (no fence, no candidate, an unclear primary, our own clock, the store) cannot be passed by anybody.
+
+use super::{cluster::Cluster, own::Own};
+use crate::model::{
+    MemberName, Mode, Observer, Proof, Time,
+    explain::{CandidateView, Guard, GuardState},
+    policy::Observers,
+    time::human,
+};
+
+impl Cluster {
+    /// All guards, in their order.
+    pub(super) fn guards(&self, now: Time, own: &Own, mode: Mode, candidates: &[CandidateView]) -> Vec<GuardState> {
+        Guard::ALL
+            .into_iter()
+            .map(|guard| match self.blocks(guard, now, own, mode, candidates) {
+                Some(reason) => GuardState { guard, blocks: true, reason },
+                None => GuardState { guard, blocks: false, reason: self.is_fine(guard, candidates) },
+            })
+            .collect()
+    }
+
+    /// Why the guard stands against acting now; `None` if it does not.
+    pub(super) fn blocks(
+        &self,
+        guard: Guard,
+        now: Time,
+        own: &Own,
+        mode: Mode,
+        candidates: &[CandidateView],
+    ) -> Option<String> {
+        let failover = &self.policy.failover;
+        match guard {
+            Guard::Paused => {
+                let pause = self.state.pause.as_ref()?;
+                let until = match pause.until_unix_ms {
+                    None => "until `coroner resume`".to_owned(),
+                    Some(until) => {
+                        let left_ms = until - own.anchor.unix_ms_at(now);
+                        if left_ms <= 0 {
+                            return None;
+                        }
+                        format!("for another {}", human(std::time::Duration::from_millis(left_ms.unsigned_abs())))
+                    }
+                };
+                Some(format!("paused by {} {until}: {}", pause.owner, pause.reason))
+            }
+            Guard::HeldByRule => {
+                self.holding_rule().map(|name| format!("the rule “{name}” holds and says: do nothing"))
+            }
+            Guard::Tilt => own.tilt(now).map(|(left, why)| format!("{why}; watching only for another {}", human(left))),
+            Guard::Isolated => self.isolated(now),
+            Guard::StoreLost => self.conflict.clone().or_else(|| own.store_lost.clone()),
+            Guard::Cooldown => {
+                if self.state.cooldown_over {
+                    return None;
+                }
+                let ago = own.wall_age(now, *self.state.failovers_unix_ms.last()?);
+                (ago < failover.cooldown).then(|| {
+                    format!(
+                        "the last failover was {} ago, and the cooldown is {}; `coroner incidents ack` ends it",
+                        human(ago),
+                        human(failover.cooldown)
+                    )
+                })
+            }
+            Guard::Budget => {
+                let recent = self
+                    .state
+                    .failovers_unix_ms
+                    .iter()
+                    .filter(|at| own.wall_age(now, **at) < failover.budget_per)
+                    .count();
+                (recent >= failover.budget as usize).then(|| {
+                    format!(
+                        "{recent} failovers in the last {}, and the budget is {}",
+                        human(failover.budget_per),
+                        failover.budget
+                    )
+                })
+            }
+            Guard::Storm => own.storm(now, &self.policy.name),
+            Guard::PrimaryUnclear => self.primary_unclear(now),
+            Guard::NoCandidate => super::candidate::choose(candidates, None).err(),
+            Guard::NoFence => self.no_fence(self.state.primary.as_ref()?),
+            Guard::Approval => match mode {
+                Mode::Auto => None,
+                Mode::Manual => Some("mode is manual: `coroner failover` approves".into()),
+                Mode::Shadow => Some("mode is shadow: judged and counted, never done".into()),
+            },
+            Guard::Busy => {
+                let saga = self.saga.as_ref()?;
+                Some(format!("incident {} is {}", saga.incident.id, saga.incident.state))
+            }
+        }
+    }
+
+    fn is_fine(&self, guard: Guard, candidates: &[CandidateView]) -> String {
+        match guard {
+            Guard::Paused => "not paused".into(),
+            Guard::HeldByRule => "no rule says hold".into(),
+            Guard::Tilt => "own clock and loop are on time".into(),
+            Guard::Isolated => "others are heard".into(),
+            Guard::StoreLost => "the store takes intents".into(),
+            Guard::Cooldown => "no failover lately".into(),
+            Guard::Budget => "within the budget".into(),
+            Guard::Storm => "few clusters look dead".into(),
+            Guard::PrimaryUnclear => match &self.state.primary {
+                Some(primary) => format!("{primary} is primary in epoch {}", self.state.primary_epoch),
+                None => String::new(),
+            },
+            Guard::NoCandidate => match candidates.iter().find(|c| c.rejected.is_empty()) {
+                Some(best) => format!("{} is fit", best.member),
+                None => String::new(),
+            },
+            Guard::NoFence => "a level can reach the proof needed".into(),
+            Guard::Approval => "mode is auto".into(),
+            Guard::Busy => "no incident under way".into(),
+        }
+    }
+
+    /// Too few others are heard to know whether the trouble is our own. With nodes that report: fewer than a
+    /// majority of them. Without: no standby.
+    fn isolated(&self, now: Time) -> Option<String> {
+        let reporting: Vec<_> = self
+            .policy
+            .nodes
+            .iter()
+            .filter(|node| {
+                self.policy
+                    .signals
+                    .values()
+                    .any(|s| matches!(&s.observers, Observers::Nodes(list) if list.contains(node)))
+            })
+            .collect();
+        if reporting.is_empty() {
+            let primary = self.state.primary.as_ref();
+            let heard = self
+                .policy
+                .members
+                .iter()
+                .filter(|m| Some(&m.name) != primary)
+                .any(|m| self.view.member_seen(&m.name).is_some_and(|at| now.since(at) <= self.longest_fresh()));
+            return (!heard).then(|| "no standby is heard, and no node reports: the cut may be ours".into());
+        }
+        let heard = reporting.iter().filter(|node| self.hears_node(node, now)).count();
+        let needed = reporting.len() / 2 + 1;
+        (heard < needed).then(|| {
+            format!("{heard} of {} nodes are heard, {needed} are needed: the cut may be ours", reporting.len())
+        })
+    }
+
+    /// Whether the node itself said anything that is still fresh.
+    pub(super) fn hears_node(&self, node: &crate::model::NodeName, now: Time) -> bool {
+        self.policy.signals.iter().any(|(name, signal)| {
+            self.view.streams(name).iter().any(|stream| {
+                matches!(&stream.observer, Observer::Node(n) if n == node)
+                    && stream.success.as_ref().is_some_and(|(at, _)| now.since(*at) <= signal.fresh_for)
+            })
+        })
+    }
+
+    fn primary_unclear(&self, now: Time) -> Option<String> {
+        let Some(primary) = &self.state.primary else {
+            return Some("who is primary is not known yet".into());
+        };
+        let foreign: Vec<MemberName> = self
+            .view
+            .claims_of_primary(&self.policy, now)
+            .into_iter()
+            .filter(|m| m != primary && !self.state.quarantined.contains_key(m))
+            .collect();
+        (self.saga.is_none() && !foreign.is_empty()).then(|| {
+            let names: Vec<&str> = foreign.iter().map(MemberName::as_str).collect();
+            format!(
+                "{} claims to be primary, but Coroner made {primary} primary: somebody else promoted. `coroner adopt` \
+                 says who is",
+                names.join(", ")
+            )
+        })
+    }
+
+    fn no_fence(&self, primary: &MemberName) -> Option<String> {
+        let needed = self.policy.failover.proof_needed;
+        let mut best = Proof::Nothing;
+        let mut broken = Vec::new();
+        for (level, methods) in self.policy.failover.fence.iter().enumerate() {
+            for (method, spec) in methods.iter().enumerate().filter(|(_, m)| m.applies_to(primary)) {
+                let health = self.fence_health.get(&(primary.clone(), level, method));
+                if let Some(health) = health
+                    && health.usable == Some(false)
+                {
+                    broken.push(format!("{} (level {}): {}", spec.label, level + 1, health.detail));
+                    continue;
+                }
+                // A bare claim can become a read-back by the forbidden write.
+                let reachable = if spec.best_proof == Proof::Claim && self.policy.has_broker {
+                    Proof::ReadBack
+                } else {
+                    spec.best_proof
+                };
+                best = best.max(reachable);
+            }
+        }
+        (!best.meets(needed)).then(|| {
+            let why = if broken.is_empty() { String::new() } else { format!("; not usable: {}", broken.join("; ")) };
+            format!("no fence for {primary} can reach proof {needed} now: the best is {best}{why}")
+        })
+    }
+}

@@ -1,0 +1,357 @@
+//! Judging: one rule's tree against the view, three-valued, with `for:` and windows, and explained on demand.
+//!
+//! Judging and explaining are one traversal, so that an explanation can never differ from the decision. Every
+//! branch is visited every time, because `for:` and windows must see every change below them.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    condition::{self, Answer, Context},
+    view::{Stream, View},
+};
+use crate::model::{
+    ClusterPolicy, Condition, Explanation, Expr, MemberName, Observer, Rule, SignalName, Time, Truth,
+    policy::{Observers, Subjects},
+    rule::{Count, ExprKind, Window},
+    time::human,
+};
+
+/// What a rule remembers between judgements.
+#[derive(Clone, Debug)]
+pub(super) struct RuleState {
+    pub(super) truth: Truth,
+    pub(super) since: Time,
+    /// One for each branch, in the order of `Expr::walk`.
+    slots: Vec<Slot>,
+}
+
+/// What one branch remembers.
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    /// Since when the branch, before `for:` and window, has been true without interruption.
+    true_since: Option<Time>,
+    /// Ended spans of truth that still reach into the window; oldest first.
+    spans: VecDeque<(Time, Time)>,
+}
+
+/// What a judgement may look at.
+pub(super) struct Evidence<'a> {
+    pub(super) now: Time,
+    pub(super) policy: &'a ClusterPolicy,
+    pub(super) view: &'a View,
+    pub(super) primary: Option<&'a MemberName>,
+}
+
+impl RuleState {
+    pub(super) fn new(rule: &Rule, now: Time) -> Self {
+        let mut branches = 0;
+        rule.when.walk(&mut |_| branches += 1);
+        Self { truth: Truth::Unknown, since: now, slots: vec![Slot::default(); branches] }
+    }
+
+    /// Forgets everything that was held or counted.
+    pub(super) fn reset(&mut self) {
+        self.slots.fill(Slot::default());
+    }
+
+    /// Judges the rule now. Returns when the answer may change by itself.
+    pub(super) fn judge(&mut self, rule: &Rule, evidence: &Evidence<'_>) -> Option<Time> {
+        let answer = Walk { evidence, slots: &mut self.slots, next: 0 }.branch(&rule.when, None);
+        if answer.truth != self.truth {
+            self.truth = answer.truth;
+            self.since = evidence.now;
+        }
+        answer.changes_at
+    }
+
+    /// Explains the rule now, without changing what it remembers.
+    pub(super) fn explain(&self, rule: &Rule, evidence: &Evidence<'_>) -> Explanation {
+        let mut slots = self.slots.clone();
+        let mut out = Vec::new();
+        Walk { evidence, slots: &mut slots, next: 0 }.branch(&rule.when, Some(&mut out));
+        // `branch` pushes exactly one explanation for the root.
+        out.pop().unwrap_or_else(|| leaf("nothing asked".into(), Answer { truth: Truth::Unknown, changes_at: None }))
+    }
+}
+
+struct Walk<'a> {
+    evidence: &'a Evidence<'a>,
+    slots: &'a mut [Slot],
+    next: usize,
+}
+
+impl Walk<'_> {
+    fn branch(&mut self, expr: &Expr, out: Option<&mut Vec<Explanation>>) -> Answer {
+        let slot = self.next;
+        self.next += 1;
+        let mut explained = out.is_some().then(Vec::new);
+        let raw = self.asked(expr, explained.as_mut());
+        let answer = self.hold(slot, expr, raw);
+        if let Some(out) = out {
+            let mut own = explained.and_then(|mut list| list.pop()).unwrap_or_else(|| leaf(String::new(), raw));
+            self.explain_hold(&mut own, slot, expr, raw, answer);
+            out.push(own);
+        }
+        answer
+    }
+
+    /// What the branch asks, before `for:` and window.
+    fn asked(&mut self, expr: &Expr, out: Option<&mut Vec<Explanation>>) -> Answer {
+        let wants = out.is_some();
+        let mut below = wants.then(Vec::new);
+        let (answer, asked, seen) = match &expr.kind {
+            ExprKind::All(list) => {
+                let answers: Vec<Answer> = list.iter().map(|e| self.branch(e, below.as_mut())).collect();
+                (count(&answers, answers.len()), "all of".to_owned(), tally(&answers))
+            }
+            ExprKind::Any(list) => {
+                let answers: Vec<Answer> = list.iter().map(|e| self.branch(e, below.as_mut())).collect();
+                (count(&answers, 1), "any of".to_owned(), tally(&answers))
+            }
+            ExprKind::Not(inner) => {
+                let answer = self.branch(inner, below.as_mut());
+                (Answer { truth: !answer.truth, ..answer }, "not".to_owned(), String::new())
+            }
+            ExprKind::AtLeast { count: needed, of } => {
+                let answers: Vec<Answer> = of.iter().map(|e| self.branch(e, below.as_mut())).collect();
+                (count(&answers, needed.of(answers.len())), format!("at least {needed} of"), tally(&answers))
+            }
+            ExprKind::Observers { count: needed, signal, are } => {
+                let (answer, seen) = self.observers(*needed, signal, are, below.as_mut());
+                (answer, format!("at least {needed} of {signal} {are}"), seen)
+            }
+            ExprKind::Signal { signal, condition } => return self.signal(signal, condition, out),
+        };
+        if let Some(out) = out {
+            let seen = if wants { seen } else { String::new() };
+            out.push(Explanation { seen, children: below.unwrap_or_default(), ..leaf(asked, answer) });
+        }
+        answer
+    }
+
+    /// A condition over a signal. Several streams mean any of them; `unreachable_by` counts them itself.
+    fn signal(&self, signal: &SignalName, condition: &Condition, out: Option<&mut Vec<Explanation>>) -> Answer {
+        let streams = self.streams(signal);
+        if let [(observer, subject, stream)] = streams.as_slice() {
+            let answer = self.judge_one(signal, condition, *stream);
+            if let Some(out) = out {
+                out.push(self.explain_one(signal, condition, observer, subject.as_ref(), *stream, answer));
+            }
+            return answer;
+        }
+        let needed = if let Condition::UnreachableBy(needed) = condition { *needed } else { Count::Number(1) };
+        let mut below = out.is_some().then(Vec::new);
+        let (answer, seen) = self.observers(needed, signal, condition, below.as_mut());
+        if let Some(out) = out {
+            let asked = format!("{signal} {condition}");
+            out.push(Explanation { seen, children: below.unwrap_or_default(), ..leaf(asked, answer) });
+        }
+        answer
+    }
+
+    fn observers(
+        &self,
+        needed: Count,
+        signal: &SignalName,
+        condition: &Condition,
+        mut out: Option<&mut Vec<Explanation>>,
+    ) -> (Answer, String) {
+        let streams = self.streams(signal);
+        let mut answers = Vec::with_capacity(streams.len());
+        for (observer, subject, stream) in &streams {
+            let answer = self.judge_one(signal, condition, *stream);
+            if let Some(out) = out.as_deref_mut() {
+                out.push(self.explain_one(signal, condition, observer, subject.as_ref(), *stream, answer));
+            }
+            answers.push(answer);
+        }
+        (count(&answers, needed.of(answers.len())), tally(&answers))
+    }
+
+    fn judge_one(&self, signal: &SignalName, condition: &Condition, stream: Option<&Stream>) -> Answer {
+        match self.context(signal) {
+            Some(context) => condition::judge(condition, stream, &context),
+            None => Answer { truth: Truth::Unknown, changes_at: None },
+        }
+    }
+
+    fn context(&self, signal: &SignalName) -> Option<Context<'_>> {
+        let Evidence { now, policy, view, primary } = *self.evidence;
+        let primary_position = primary.and_then(|p| view.position(p)).map(|(_, position)| position);
+        Some(Context { now, view, signal: policy.signals.get(signal)?, primary_position })
+    }
+
+    /// All streams that the signal should have now, heard of or not: what is configured makes up the whole.
+    fn streams(&self, signal: &SignalName) -> Vec<(Observer, Option<MemberName>, Option<&Stream>)> {
+        let Evidence { policy, view, primary, .. } = *self.evidence;
+        let Some(signal_policy) = policy.signals.get(signal) else { return Vec::new() };
+        let subjects: Vec<Option<MemberName>> = match &signal_policy.subjects {
+            Subjects::Service => vec![None],
+            Subjects::Member(name) => vec![Some(name.clone())],
+            Subjects::Primary => primary.cloned().map(Some).into_iter().collect(),
+            Subjects::Members => policy.members.iter().map(|m| Some(m.name.clone())).collect(),
+            Subjects::Standbys => {
+                policy.members.iter().filter(|m| Some(&m.name) != primary).map(|m| Some(m.name.clone())).collect()
+            }
+        };
+        let mut all = Vec::new();
+        for subject in subjects {
+            let observers: Vec<Observer> = match (&signal_policy.observers, &subject) {
+                (Observers::Arbiter, _) => vec![Observer::Arbiter],
+                (Observers::Nodes(nodes), _) => nodes.iter().cloned().map(Observer::Node).collect(),
+                (Observers::Members, Some(member)) => vec![Observer::Member(member.clone())],
+                (Observers::Members, None) => Vec::new(),
+            };
+            for observer in observers {
+                let stream = view.find(signal, &observer, subject.as_ref());
+                all.push((observer, subject.clone(), stream));
+            }
+        }
+        all
+    }
+
+    /// Applies `for:` and `within:` to what was asked.
+    fn hold(&mut self, slot: usize, expr: &Expr, raw: Answer) -> Answer {
+        if expr.hold.is_none() && expr.window.is_none() {
+            return raw;
+        }
+        let now = self.evidence.now;
+        let Some(slot) = self.slots.get_mut(slot) else { return raw };
+        match (raw.truth, slot.true_since) {
+            (Truth::True, None) => slot.true_since = Some(now),
+            (Truth::True, Some(_)) => {}
+            (_, since) => {
+                if let (Some(since), Some(window)) = (since, expr.window) {
+                    slot.spans.push_back((since, now));
+                    let begin = now.before(window.of);
+                    slot.spans.retain(|(_, end)| *end > begin);
+                }
+                slot.true_since = None;
+            }
+        }
+        let mut answer = raw;
+        if let Some(window) = expr.window {
+            answer = within(slot, window, raw, now);
+        }
+        if let (Some(hold), Truth::True) = (expr.hold, answer.truth) {
+            // A window's own truth is held from when the window was first satisfied, which is at the latest now;
+            // without a window, from when the branch became true.
+            let due = slot.true_since.unwrap_or(now) + hold;
+            if now < due {
+                answer = Answer { truth: Truth::False, changes_at: earliest(answer.changes_at, Some(due)) };
+            }
+        }
+        answer
+    }
+
+    fn explain_hold(&self, own: &mut Explanation, slot: usize, expr: &Expr, raw: Answer, answer: Answer) {
+        let now = self.evidence.now;
+        let Some(slot) = self.slots.get(slot) else { return };
+        if let Some(hold) = expr.hold {
+            own.asked = format!("{} (for {})", own.asked, human(hold));
+            if let (Truth::True, Some(since)) = (raw.truth, slot.true_since) {
+                own.seen = join(&own.seen, &format!("true for {} of {}", human(now.since(since)), human(hold)));
+            }
+        }
+        if let Some(window) = expr.window {
+            own.asked = format!("{} ({} within {})", own.asked, human(window.true_for), human(window.of));
+            own.seen = join(&own.seen, &format!("true for {} of the window", human(true_time(slot, window, now))));
+        }
+        own.truth = answer.truth;
+        if let Some(at) = answer.changes_at
+            && answer.truth == Truth::False
+            && (expr.hold.is_some() && raw.truth == Truth::True || expr.children().is_empty())
+        {
+            own.would_change = Some(format!("true in {} unless something is heard", human(at.since(now))));
+        }
+    }
+
+    fn explain_one(
+        &self,
+        signal: &SignalName,
+        condition: &Condition,
+        observer: &Observer,
+        subject: Option<&MemberName>,
+        stream: Option<&Stream>,
+        answer: Answer,
+    ) -> Explanation {
+        let now = self.evidence.now;
+        let seen = match self.context(signal) {
+            Some(context) => condition::describe(condition, stream, &context),
+            None => "no such signal".into(),
+        };
+        Explanation {
+            seen,
+            observer: Some(observer.to_string()),
+            subject: subject.map(ToString::to_string),
+            age: stream.and_then(|s| s.newest.as_ref()).map(|(at, _)| now.since(*at)),
+            ..leaf(format!("{signal} {condition}"), answer)
+        }
+    }
+}
+
+fn within(slot: &Slot, window: Window, raw: Answer, now: Time) -> Answer {
+    let true_for = true_time(slot, window, now);
+    if true_for >= window.true_for {
+        // It stops being true when enough of it has slid out of the window; looking again every tenth is enough.
+        return Answer { truth: Truth::True, changes_at: earliest(raw.changes_at, Some(now + window.of / 10)) };
+    }
+    let truth = if raw.truth == Truth::Unknown { Truth::Unknown } else { Truth::False };
+    let due = (raw.truth == Truth::True).then(|| now + (window.true_for - true_for));
+    Answer { truth, changes_at: earliest(raw.changes_at, due) }
+}
+
+fn true_time(slot: &Slot, window: Window, now: Time) -> Duration {
+    let begin = now.before(window.of);
+    let ended: Duration = slot.spans.iter().map(|(from, to)| to.since((*from).max(begin))).sum();
+    ended + slot.true_since.map_or(Duration::ZERO, |since| now.since(since.max(begin)))
+}
+
+/// Kleene's `at least`: true with enough trues, false when the unknown ones could not make up the number.
+fn count(answers: &[Answer], needed: usize) -> Answer {
+    let trues = answers.iter().filter(|a| a.truth == Truth::True).count();
+    let unknowns = answers.iter().filter(|a| a.truth == Truth::Unknown).count();
+    let truth = if needed == 0 {
+        // Only an empty `all`, which the configuration refuses.
+        Truth::Unknown
+    } else if trues >= needed {
+        Truth::True
+    } else if trues + unknowns < needed {
+        Truth::False
+    } else {
+        Truth::Unknown
+    };
+    Answer { truth, changes_at: answers.iter().filter_map(|a| a.changes_at).min() }
+}
+
+fn tally(answers: &[Answer]) -> String {
+    let of = |truth| answers.iter().filter(|a| a.truth == truth).count();
+    match of(Truth::Unknown) {
+        0 => format!("{} of {} true", of(Truth::True), answers.len()),
+        unknown => format!("{} of {} true, {unknown} unknown", of(Truth::True), answers.len()),
+    }
+}
+
+fn earliest(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn join(a: &str, b: &str) -> String {
+    if a.is_empty() { b.to_owned() } else { format!("{a}; {b}") }
+}
+
+const fn leaf(asked: String, answer: Answer) -> Explanation {
+    Explanation {
+        asked,
+        truth: answer.truth,
+        seen: String::new(),
+        observer: None,
+        subject: None,
+        age: None,
+        would_change: None,
+        children: Vec::new(),
+    }
+}

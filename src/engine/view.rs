@@ -1,0 +1,381 @@
+//! What is known: the newest of every stream of observations, and what rules need of its past.
+//!
+//! A stream is one signal as seen by one observer of one subject. Memory is bounded: streams exist only for
+//! observers and subjects that the policy names, and each keeps a fixed number of outcomes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::suspicion::Rhythm;
+use crate::model::{
+    ClusterPolicy, Epoch, Fact, Failure, MemberName, NodeName, Observation, Observer, Outcome, Role, SignalName, Time,
+    observation::{Arrivals, RoleReport},
+    policy::{Observers, SignalPolicy, Subjects},
+    rule::{Condition, ExprKind},
+};
+
+/// All streams of one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    signals: BTreeMap<SignalName, Vec<Stream>>,
+    /// Moments at which somebody was seen to attempt something, spaced and bounded; oldest first.
+    attempts: VecDeque<Time>,
+    attempt_spacing: Duration,
+    /// How many outcomes each stream keeps: what the largest `k of n` needs.
+    keep: usize,
+    /// Evidence from before this moment does not count: the arbiter started, the primary changed, or the
+    /// arbiter's own clock was not to be trusted.
+    pub(super) floor: Time,
+}
+
+/// One signal as seen by one observer of one subject.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    pub(super) observer: Observer,
+    pub(super) subject: Option<MemberName>,
+    /// The newest outcome.
+    pub(super) newest: Option<(Time, Outcome)>,
+    /// The newest success.
+    pub(super) success: Option<(Time, Fact)>,
+    /// The newest outcomes, newest last: `Some(true)` success, `Some(false)` failure that counts, `None` neither.
+    pub(super) recent: VecDeque<Option<bool>>,
+    /// When the counter, position or text last moved, and what it is.
+    pub(super) progress: Option<(Time, Progress)>,
+    /// The sender's attempts when last reported.
+    attempted: Option<u64>,
+    pub(super) rhythm: Rhythm,
+    /// It was heard in an earlier life of this arbiter.
+    pub(super) heard_before: bool,
+}
+
+/// What moves in a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Progress {
+    Number(f64),
+    Text(String),
+}
+
+impl Stream {
+    fn new(observer: Observer, subject: Option<MemberName>) -> Self {
+        Self {
+            observer,
+            subject,
+            newest: None,
+            success: None,
+            recent: VecDeque::new(),
+            progress: None,
+            attempted: None,
+            rhythm: Rhythm::default(),
+            heard_before: false,
+        }
+    }
+
+    /// Whether anything was ever heard, in this life or an earlier one.
+    pub(super) const fn is_known(&self) -> bool {
+        self.success.is_some() || self.heard_before
+    }
+
+    /// The newest outcome, if it is still fresh.
+    pub(super) fn fresh(&self, now: Time, fresh_for: Duration) -> Option<(Time, &Outcome)> {
+        self.newest.as_ref().filter(|(at, _)| now.since(*at) <= fresh_for).map(|(at, outcome)| (*at, outcome))
+    }
+
+    /// The newest outcome if it is fresh and a success.
+    pub(super) fn fresh_fact(&self, now: Time, fresh_for: Duration) -> Option<(Time, &Fact)> {
+        match self.fresh(now, fresh_for)? {
+            (at, Outcome::Fact(fact)) => Some((at, fact)),
+            (_, Outcome::Failure(_)) => None,
+        }
+    }
+
+    fn take(&mut self, at: Time, outcome: Outcome, keep: usize) {
+        self.recent.push_back(match &outcome {
+            Outcome::Fact(_) => Some(true),
+            Outcome::Failure(Failure { kind, .. }) => kind.is_evidence().then_some(false),
+        });
+        while self.recent.len() > keep {
+            self.recent.pop_front();
+        }
+        if let Outcome::Fact(fact) = &outcome {
+            if let (Some((last, _)), Fact::Beat { .. }) = (&self.success, fact) {
+                self.rhythm.learn(at.since(*last));
+            }
+            #[expect(clippy::cast_precision_loss, reason = "only compared for having moved")]
+            let progress = match fact {
+                Fact::Arrivals(a) => Some(Progress::Number(a.received as f64)),
+                Fact::Position { position } => Some(Progress::Number(*position as f64)),
+                Fact::Role(RoleReport { position: Some(position), .. }) => Some(Progress::Number(*position as f64)),
+                Fact::Value(value) => Some(Progress::Number(*value)),
+                Fact::Text(text) => Some(Progress::Text(text.clone())),
+                _ => None,
+            };
+            if let Some(progress) = progress
+                && self.progress.as_ref().is_none_or(|(_, before)| *before != progress)
+            {
+                self.progress = Some((at, progress));
+            }
+            self.success = Some((at, fact.clone()));
+        }
+        self.newest = Some((at, outcome));
+    }
+}
+
+impl View {
+    /// An empty view for a policy. `heard`: the streams known from an earlier life.
+    pub(super) fn new(policy: &ClusterPolicy, heard: &[(SignalName, Observer, Option<MemberName>)], now: Time) -> Self {
+        let mut keep = 1;
+        let mut longest = Duration::ZERO;
+        let mut look = |condition: &Condition| match condition {
+            Condition::FailingOf { of, .. } => keep = keep.max(*of as usize),
+            Condition::Silent(d) => longest = longest.max(*d),
+            _ => {}
+        };
+        for rule in &policy.rules {
+            rule.when.walk(&mut |expr| match &expr.kind {
+                ExprKind::Observers { are, .. } => look(are),
+                ExprKind::Signal { condition, .. } => look(condition),
+                _ => {}
+            });
+        }
+        let mut view = Self {
+            signals: policy.signals.keys().map(|name| (name.clone(), Vec::new())).collect(),
+            attempts: VecDeque::new(),
+            attempt_spacing: (longest / 128).max(Duration::from_millis(50)),
+            keep,
+            floor: now,
+        };
+        for (signal, observer, subject) in heard {
+            if let Some(stream) = view.stream_mut(policy, signal, observer, subject.as_ref()) {
+                stream.heard_before = true;
+            }
+        }
+        view
+    }
+
+    /// Carries what is known over to a new policy: streams that it still names stay.
+    pub(super) fn adopt(&mut self, policy: &ClusterPolicy) {
+        let mut next = Self::new(policy, &[], self.floor);
+        for (signal, streams) in std::mem::take(&mut self.signals) {
+            let Some(signal_policy) = policy.signals.get(&signal) else { continue };
+            let kept = streams.into_iter().filter(|s| admits(policy, signal_policy, &s.observer, s.subject.as_ref()));
+            next.signals.insert(signal, kept.collect());
+        }
+        next.attempts = std::mem::take(&mut self.attempts);
+        *self = next;
+    }
+
+    /// Takes an observation. `true` if the stream was never heard before and now is: worth remembering.
+    /// Observations that the policy does not name are dropped.
+    pub(super) fn take(&mut self, policy: &ClusterPolicy, seen: Observation) -> bool {
+        let keep = self.keep;
+        let Some(stream) = self.stream_mut(policy, &seen.signal, &seen.observer, seen.subject.as_ref()) else {
+            return false;
+        };
+        let was_known = stream.is_known();
+        let is_attempt = match &seen.outcome {
+            Outcome::Fact(Fact::Arrivals(Arrivals { attempted: Some(n), .. })) => {
+                let before = stream.attempted.replace(*n);
+                before.is_some_and(|before| *n > before)
+            }
+            // A canary was sent, and its way to a live node failed: somebody attempted.
+            Outcome::Failure(failure) if failure.kind.is_evidence() => {
+                matches!(
+                    policy.signals.get(&seen.signal).map(|s| s.kind),
+                    Some(crate::model::policy::SignalKind::Canary)
+                )
+            }
+            _ => false,
+        };
+        // A heartbeat whose echo is not proved says nothing: the link may carry one way only.
+        if matches!(seen.outcome, Outcome::Fact(Fact::Beat { echoed: false, .. })) {
+            return false;
+        }
+        stream.take(seen.at, seen.outcome, keep);
+        let is_news = !was_known && stream.is_known();
+        if is_attempt {
+            self.note_attempt(seen.at);
+        }
+        is_news
+    }
+
+    fn note_attempt(&mut self, at: Time) {
+        if self.attempts.back().is_none_or(|last| at.since(*last) >= self.attempt_spacing) {
+            self.attempts.push_back(at);
+            while self.attempts.len() > 256 {
+                self.attempts.pop_front();
+            }
+        }
+    }
+
+    /// The first attempt after `since` that is still remembered. Forgetting makes it later, never earlier.
+    pub(super) fn first_attempt_after(&self, since: Time) -> Option<Time> {
+        let at = self.attempts.partition_point(|t| *t <= since);
+        self.attempts.get(at).copied()
+    }
+
+    /// Nothing that was seen before counts any more: windows start anew, silences count from now.
+    pub(super) fn forget_suspicion(&mut self, now: Time) {
+        self.floor = now;
+        self.attempts.clear();
+        for stream in self.signals.values_mut().flatten() {
+            stream.recent.clear();
+            if let Some((at, _)) = &mut stream.progress {
+                *at = (*at).max(now);
+            }
+        }
+    }
+
+    fn stream_mut(
+        &mut self,
+        policy: &ClusterPolicy,
+        signal: &SignalName,
+        observer: &Observer,
+        subject: Option<&MemberName>,
+    ) -> Option<&mut Stream> {
+        let signal_policy = policy.signals.get(signal)?;
+        let streams = self.signals.get_mut(signal)?;
+        let at = match streams.iter().position(|s| s.observer == *observer && s.subject.as_ref() == subject) {
+            Some(at) => at,
+            None if admits(policy, signal_policy, observer, subject) => {
+                streams.push(Stream::new(observer.clone(), subject.cloned()));
+                streams.len() - 1
+            }
+            None => return None,
+        };
+        streams.get_mut(at)
+    }
+
+    /// All streams of a signal.
+    pub(super) fn streams(&self, signal: &SignalName) -> &[Stream] {
+        self.signals.get(signal).map_or(&[], Vec::as_slice)
+    }
+
+    /// All streams of all signals.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&SignalName, &Stream)> {
+        self.signals.iter().flat_map(|(name, streams)| streams.iter().map(move |s| (name, s)))
+    }
+
+    /// The stream of one observer and subject.
+    pub(super) fn find(
+        &self,
+        signal: &SignalName,
+        observer: &Observer,
+        subject: Option<&MemberName>,
+    ) -> Option<&Stream> {
+        self.streams(signal).iter().find(|s| s.observer == *observer && s.subject.as_ref() == subject)
+    }
+
+    /// The newest role report of a member within `within`.
+    pub(super) fn role(
+        &self,
+        policy: &ClusterPolicy,
+        member: &MemberName,
+        now: Time,
+        within: Duration,
+    ) -> Option<(Time, &RoleReport)> {
+        let signal = policy.role_signal.as_ref()?;
+        let stream = self.find(signal, &Observer::Arbiter, Some(member))?;
+        match stream.fresh_fact(now, within)? {
+            (at, Fact::Role(report)) => Some((at, report)),
+            _ => None,
+        }
+    }
+
+    /// The newest role report of a member, however old.
+    pub(super) fn last_role(&self, policy: &ClusterPolicy, member: &MemberName) -> Option<(Time, &RoleReport)> {
+        let signal = policy.role_signal.as_ref()?;
+        match self.find(signal, &Observer::Arbiter, Some(member))?.success.as_ref()? {
+            (at, Fact::Role(report)) => Some((*at, report)),
+            _ => None,
+        }
+    }
+
+    /// The newest known position of a member, by any signal that tells positions, and when it was told.
+    pub(super) fn position(&self, member: &MemberName) -> Option<(Time, u64)> {
+        self.signals
+            .values()
+            .flatten()
+            .filter(|s| s.subject.as_ref() == Some(member))
+            .filter_map(|s| match s.success.as_ref()? {
+                (at, Fact::Position { position }) => Some((*at, *position)),
+                (at, Fact::Role(RoleReport { position: Some(position), .. })) => Some((*at, *position)),
+                _ => None,
+            })
+            .max()
+    }
+
+    /// When anything succeeded that is about this member.
+    pub(super) fn member_seen(&self, member: &MemberName) -> Option<Time> {
+        self.signals
+            .values()
+            .flatten()
+            .filter(|s| s.subject.as_ref() == Some(member))
+            .filter_map(|s| s.success.as_ref().map(|(at, _)| *at))
+            .max()
+    }
+
+    /// When this node itself last said anything.
+    pub(super) fn node_seen(&self, node: &NodeName) -> Option<Time> {
+        self.signals
+            .values()
+            .flatten()
+            .filter(|s| matches!(&s.observer, Observer::Node(n) if n == node))
+            .filter_map(|s| s.success.as_ref().map(|(at, _)| *at))
+            .max()
+    }
+
+    /// The newest arrivals report of this node.
+    pub(super) fn arrivals(&self, node: &NodeName) -> Option<(Time, &Arrivals)> {
+        self.signals
+            .values()
+            .flatten()
+            .filter(|s| matches!(&s.observer, Observer::Node(n) if n == node))
+            .filter_map(|s| match s.success.as_ref()? {
+                (at, Fact::Arrivals(arrivals)) => Some((*at, arrivals)),
+                _ => None,
+            })
+            .max_by_key(|(at, _)| *at)
+    }
+
+    /// The members that claim to be primary, freshly.
+    pub(super) fn claims_of_primary(&self, policy: &ClusterPolicy, now: Time) -> Vec<MemberName> {
+        let Some(signal) = policy.role_signal.as_ref().and_then(|name| policy.signals.get(name)) else {
+            return Vec::new();
+        };
+        policy
+            .members
+            .iter()
+            .filter(|m| self.role(policy, &m.name, now, signal.fresh_for).is_some_and(|(_, r)| r.role == Role::Primary))
+            .map(|m| m.name.clone())
+            .collect()
+    }
+
+    /// The largest epoch that any member said it has stored.
+    pub(super) fn largest_stored_epoch(&self, policy: &ClusterPolicy) -> Epoch {
+        policy
+            .members
+            .iter()
+            .filter_map(|m| self.last_role(policy, &m.name).and_then(|(_, r)| r.epoch))
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+/// Whether the policy knows such a stream. Keeps memory bounded and strangers out.
+fn admits(policy: &ClusterPolicy, signal: &SignalPolicy, observer: &Observer, subject: Option<&MemberName>) -> bool {
+    let observer_fits = match (&signal.observers, observer) {
+        (Observers::Arbiter, Observer::Arbiter) => true,
+        (Observers::Members, Observer::Member(name)) => subject == Some(name),
+        (Observers::Nodes(nodes), Observer::Node(name)) => nodes.contains(name),
+        _ => false,
+    };
+    let subject_fits = match (subject, &signal.subjects) {
+        (None, Subjects::Service) => true,
+        (None, _) | (Some(_), Subjects::Service) => false,
+        (Some(name), Subjects::Member(only)) => name == only,
+        (Some(name), _) => policy.member(name).is_some(),
+    };
+    observer_fits && subject_fits
+}

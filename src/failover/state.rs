@@ -1,0 +1,261 @@
+//! What a saga's log says: a fold, nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::model::{
+    Action, Epoch, FenceVerdict, MemberName, Operator, Proof, StepResult,
+    policy::FailoverPolicy,
+    record::{LogEntry, Overrides, SagaKind},
+};
+
+/// The state of a saga.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SagaState {
+    /// What for.
+    pub kind: SagaKind,
+    /// The epoch it owns; for a rejoin, the epoch of the primary.
+    pub epoch: Epoch,
+    /// The primary to be replaced; for a rejoin, the member that comes back.
+    pub old_primary: MemberName,
+    /// Who replaces it; for a rejoin, the primary.
+    pub candidate: MemberName,
+    /// A person's exceptions.
+    pub overrides: Overrides,
+    /// The old primary's last known position.
+    pub last_position: Option<u64>,
+    /// The acts, by number.
+    pub acts: BTreeMap<u32, Act>,
+    /// Acts below this number that did not succeed were before the last release, and do not count.
+    pub round: u32,
+    /// A person confirmed the fence.
+    pub confirmed_by: Option<(Operator, String)>,
+    /// Candidates that were given up.
+    pub given_up: Vec<MemberName>,
+    /// A person asked to give up.
+    pub abort_requested: Option<String>,
+    /// Why it is held.
+    pub held: Option<String>,
+    /// The candidate is primary, with its position then.
+    pub promoted: Option<Option<u64>>,
+    /// The nodes follow, or the time for it is over.
+    pub followed: bool,
+    /// Given up.
+    pub aborted: bool,
+    /// Done.
+    pub resolved: bool,
+}
+
+/// One act.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Act {
+    /// What.
+    pub action: Action,
+    /// About whom.
+    pub member: MemberName,
+    /// How it ended; `None`: it runs, or a crash hid its end.
+    pub result: Option<StepResult>,
+    /// How long it took.
+    pub took: Option<Duration>,
+}
+
+impl Act {
+    /// Whether the act ended in what it was for.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        match &self.result {
+            None | Some(StepResult::Failed(_)) => false,
+            Some(StepResult::Fenced(report)) => report.verdict == FenceVerdict::Confirmed,
+            Some(StepResult::WriteTried(attempt)) => !attempt.is_accepted(),
+            Some(StepResult::Told { failed, .. }) => failed.is_empty(),
+            Some(StepResult::Done(_)) => true,
+        }
+    }
+
+    /// Whether the act ended in an error that says that nothing happened.
+    #[must_use]
+    pub fn provably_did_nothing(&self) -> bool {
+        matches!(&self.result, Some(StepResult::Failed(error)) if !error.may_have_happened)
+    }
+}
+
+impl SagaState {
+    /// The state after the first entry. `None` if that is not `Opened`.
+    #[must_use]
+    pub fn from_first(entry: &LogEntry) -> Option<Self> {
+        let LogEntry::Opened { kind, epoch, old_primary, candidate, overrides, last_position } = entry else {
+            return None;
+        };
+        Some(Self {
+            kind: *kind,
+            epoch: *epoch,
+            old_primary: old_primary.clone(),
+            candidate: candidate.clone(),
+            overrides: overrides.clone(),
+            last_position: *last_position,
+            acts: BTreeMap::new(),
+            round: 0,
+            confirmed_by: None,
+            given_up: Vec::new(),
+            abort_requested: None,
+            held: None,
+            promoted: None,
+            followed: false,
+            aborted: false,
+            resolved: false,
+        })
+    }
+
+    /// The state after a whole log. `None` if the log does not begin with `Opened`.
+    #[must_use]
+    pub fn from_log(log: &[LogEntry]) -> Option<Self> {
+        let (first, rest) = log.split_first()?;
+        let mut state = Self::from_first(first)?;
+        for entry in rest {
+            state.apply(entry);
+        }
+        Some(state)
+    }
+
+    /// Takes one more entry.
+    pub fn apply(&mut self, entry: &LogEntry) {
+        match entry {
+            LogEntry::Opened { .. } => debug_assert!(false, "a log opens once"),
+            LogEntry::Started { act, action, member } => {
+                let act_state = Act { action: action.clone(), member: member.clone(), result: None, took: None };
+                self.acts.insert(*act, act_state);
+            }
+            LogEntry::Ended { act, result, took } => {
+                if let Some(act) = self.acts.get_mut(act) {
+                    act.result = Some(result.clone());
+                    act.took = Some(*took);
+                }
+            }
+            LogEntry::FenceConfirmed { by, checked } => {
+                self.confirmed_by = Some((by.clone(), checked.clone()));
+                self.held = None;
+            }
+            LogEntry::CandidateChanged { to, .. } => {
+                let former = std::mem::replace(&mut self.candidate, to.clone());
+                self.given_up.push(former);
+            }
+            LogEntry::AbortRequested { reason } => {
+                self.abort_requested = Some(reason.clone());
+                self.held = None;
+            }
+            LogEntry::Held { reason } => self.held = Some(reason.clone()),
+            LogEntry::Released { accept_loss, .. } => {
+                self.held = None;
+                self.overrides.accept_loss |= accept_loss;
+                self.given_up.clear();
+                self.round = self.next_act();
+            }
+            LogEntry::Promoted { position } => self.promoted = Some(*position),
+            LogEntry::Followed { .. } => self.followed = true,
+            LogEntry::Aborted { .. } => self.aborted = true,
+            LogEntry::Resolved => self.resolved = true,
+        }
+    }
+
+    /// The number of the next act.
+    #[must_use]
+    pub fn next_act(&self) -> u32 {
+        self.acts.last_key_value().map_or(1, |(n, _)| n + 1)
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.aborted || self.resolved
+    }
+
+    /// The acts of this shape that count: those of this round, and earlier ones that succeeded.
+    pub fn acts_of<'a>(
+        &'a self,
+        shape: impl Fn(&Action) -> bool + 'a,
+        member: &'a MemberName,
+    ) -> impl Iterator<Item = &'a Act> {
+        self.acts
+            .iter()
+            .filter(move |(number, act)| {
+                shape(&act.action) && act.member == *member && (**number >= self.round || act.succeeded())
+            })
+            .map(|(_, act)| act)
+    }
+
+    /// The newest act of this shape that counts.
+    #[must_use]
+    pub fn newest<'a>(&'a self, shape: impl Fn(&Action) -> bool + 'a, member: &'a MemberName) -> Option<&'a Act> {
+        self.acts_of(shape, member).last()
+    }
+
+    /// Whether the saga has touched the old primary in a way that might have stopped it.
+    #[must_use]
+    pub fn may_have_fenced(&self) -> bool {
+        self.acts.values().any(|act| {
+            matches!(act.action, Action::Fence { .. })
+                && !matches!(&act.result, Some(StepResult::Fenced(report)) if report.verdict == FenceVerdict::Refuted)
+        })
+    }
+
+    /// Whether a promotion was started that may have happened.
+    #[must_use]
+    pub fn may_have_promoted(&self) -> bool {
+        self.promoted.is_some()
+            || self.acts.values().any(|act| matches!(act.action, Action::Promote) && !act.provably_did_nothing())
+    }
+
+    /// The fences that lie, or may lie, on the old primary.
+    #[must_use]
+    pub fn fences(&self) -> Vec<(usize, usize)> {
+        let mut all: Vec<(usize, usize)> = self
+            .acts
+            .values()
+            .filter_map(|act| match (&act.action, &act.result) {
+                (Action::Fence { .. }, Some(StepResult::Fenced(report))) if report.verdict == FenceVerdict::Refuted => {
+                    None
+                }
+                (Action::Fence { level, method }, _) => Some((*level, *method)),
+                _ => None,
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The strongest proof that the old primary is stopped.
+    ///
+    /// Within a level it is the strongest of the confirmed methods. A forbidden write that went through voids the
+    /// level, whatever was claimed. A bare claim becomes a read-back when both connections were refused.
+    #[must_use]
+    pub fn proof(&self, policy: &FailoverPolicy) -> Proof {
+        if self.confirmed_by.is_some() {
+            return policy.proof_needed;
+        }
+        (0..policy.fence.len()).map(|level| self.level_proof(level)).max().unwrap_or_default()
+    }
+
+    fn level_proof(&self, level: usize) -> Proof {
+        let methods = |action: &Action| matches!(action, Action::Fence { level: l, .. } if *l == level);
+        let claimed = self
+            .acts_of(methods, &self.old_primary)
+            .filter_map(|act| match &act.result {
+                Some(StepResult::Fenced(report)) if report.verdict == FenceVerdict::Confirmed => Some(report.proof),
+                _ => None,
+            })
+            .max()
+            .unwrap_or_default();
+        let write = |action: &Action| matches!(action, Action::ForbiddenWrite { level: l } if *l == level);
+        match self.newest(write, &self.old_primary).and_then(|act| act.result.as_ref()) {
+            Some(StepResult::WriteTried(attempt)) if attempt.is_accepted() => Proof::Nothing,
+            Some(StepResult::WriteTried(attempt)) if attempt.is_refused_twice() && claimed == Proof::Claim => {
+                Proof::ReadBack
+            }
+            // Two vantage points belong to level 2: a method's own word on it is not enough.
+            Some(StepResult::WriteTried(attempt)) if claimed == Proof::ReadBack && !attempt.is_refused_twice() => {
+                Proof::Claim
+            }
+            _ => claimed,
+        }
+    }
+}

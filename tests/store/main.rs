@@ -1,0 +1,82 @@
+//! Does this back-end keep the contract of `coroner::store::Store`?
+//!
+//! One suite for all back-ends (`suite.rs`): each case gets a `Backend` that opens the same, at first empty, store as
+//! often as it likes. What only one back-end can suffer (a full disk, a flipped bit, a second process) stands in a
+//! file of that back-end's name. To add a back-end: implement `Backend` and add one `contract!` line.
+
+mod crash;
+mod samples;
+mod sqlite;
+mod suite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coroner::store::{
+    Store,
+    sqlite::{Bounds, SqliteStore},
+};
+
+/// A store that can be opened again.
+#[async_trait]
+trait Backend: Send + Sync {
+    /// Opens it; the handle opened before was dropped.
+    async fn open(&self) -> Arc<dyn Store>;
+}
+
+/// SQLite in a directory of its own.
+struct Sqlite(tempfile::TempDir);
+
+impl Sqlite {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("coroner.db")
+    }
+}
+
+#[async_trait]
+impl Backend for Sqlite {
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(self.path(), Bounds { observations: 5_000, ..Bounds::default() }).await.unwrap())
+    }
+}
+
+macro_rules! contract {
+    ($backend:ident: $new:expr) => {
+        mod $backend {
+            use super::*;
+            contract!(@cases $new;
+                an_empty_store_gives_nothing_back,
+                what_was_persisted_is_recovered_with_logs_and_policies,
+                an_epoch_is_taken_once,
+                of_many_who_take_an_epoch_at_once_one_gets_it,
+                an_epoch_never_goes_back,
+                a_batch_is_written_all_or_none,
+                log_numbers_grow_by_one,
+                the_same_batch_twice_is_written_once,
+                another_entry_with_the_same_number_is_a_conflict,
+                a_log_without_an_incident_is_refused,
+                a_policy_is_written_once,
+                closed_incidents_are_listed_but_not_recovered,
+                an_incident_is_found_by_the_beginning_of_its_name,
+                an_acknowledgement_replaces_the_record,
+                a_spooled_report_replaces_the_older_one,
+                history_is_bounded,
+                check_and_trim_work_on_an_empty_store,
+            );
+        }
+    };
+    (@cases $new:expr; $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                suite::$case(&$new).await;
+            }
+        )*
+    };
+}
+
+contract!(sqlite_contract: Sqlite::new());
