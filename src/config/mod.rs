@@ -17,6 +17,18 @@ use crate::{
     report::AnyReport,
 };
 
+mod decode;
+mod diagnostic;
+mod interpolate;
+pub mod lint;
+mod resolve;
+mod schema;
+mod shape;
+mod yaml;
+
+pub use diagnostic::{Diagnostic, Mistakes, Severity};
+pub use interpolate::{Environment, ProcessEnvironment};
+
 /// A file, resolved.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -156,4 +168,55 @@ pub enum Source {
         /// A canary that a live node has not received by then failed.
         timeout: Duration,
     },
+}
+
+/// Reads and resolves a file with this process's own environment.
+///
+/// # Errors
+/// All mistakes of the file.
+pub fn load(path: &std::path::Path) -> Result<Config, Mistakes> {
+    let name = path.display().to_string();
+    let refuse = |message: String| {
+        let mut notes = diagnostic::Notes::new(&name, "");
+        notes.error(diagnostic::Place::default(), message);
+        Mistakes { list: notes.take(Severity::Error) }
+    };
+    let bytes = std::fs::read(path).map_err(|e| refuse(format!("the file cannot be read: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        refuse(format!("line {line} is not UTF-8: save the file in that encoding"))
+    })?;
+    load_text(&text, &name, &ProcessEnvironment)
+}
+
+/// Resolves a text. `file_name` stands in messages, and its directory is where relative `${file:…}` count from.
+///
+/// # Errors
+/// All mistakes of the text.
+pub fn load_text(text: &str, file_name: &str, env: &dyn Environment) -> Result<Config, Mistakes> {
+    let mut notes = diagnostic::Notes::new(file_name, text);
+    let config = yaml::parse(text, &mut notes).and_then(|mut tree| {
+        let directory = std::path::Path::new(file_name).parent().unwrap_or_else(|| std::path::Path::new(""));
+        interpolate::interpolate(&mut tree, directory, env, &mut notes);
+        resolve::resolve(&tree, &mut notes)
+    });
+    match config {
+        Some(mut config) if !notes.is_refused() => {
+            config.warnings = notes.take(Severity::Warning).iter().map(ToString::to_string).collect();
+            Ok(config)
+        }
+        _ => {
+            if !notes.is_refused() {
+                // Cannot be: what is not resolved was noted. Better a vague refusal than a policy nobody wrote.
+                notes.error(diagnostic::Place::default(), "the file could not be understood");
+            }
+            Err(Mistakes { list: notes.take(Severity::Error) })
+        }
+    }
+}
+
+/// The JSON Schema of the file, for editors.
+#[must_use]
+pub fn schema_json() -> serde_json::Value {
+    schemars::schema_for!(schema::File).into()
 }

@@ -1,0 +1,254 @@
+//! What is legal and dangerous: first of all, rules that could fire when only the arbiter is cut off.
+//!
+//! The method: assume that the arbiter is isolated and everybody else is well. Each condition then can have some
+//! of the three truth values, and a rule's tree is evaluated over those *sets* of values. A rule whose tree can be
+//! true kills a healthy primary whenever somebody trips over the arbiter's network cable. The guard `isolated`
+//! stands against that too; a rule should not need it.
+
+use serde::Serialize;
+
+use super::{
+    Config,
+    resolve::{fence, signal::streams},
+};
+use crate::model::{
+    ClusterName, ClusterPolicy, Condition, Expr, FailureKind, Proof, Rule, RuleName,
+    policy::{Observers, SignalKind, SignalPolicy},
+    rule::{ExprKind, Reaction},
+};
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is about.
+    pub kind: FindingKind,
+    /// Where: the cluster; `None`: the arbiter's own part.
+    pub cluster: Option<ClusterName>,
+    /// Where: the rule.
+    pub rule: Option<RuleName>,
+    /// In words, with the remedy.
+    pub message: String,
+}
+
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// The rule acts and can become true when only the arbiter is cut off.
+    FiresWhenIsolated,
+    /// A bare condition over a signal with several streams means any of them.
+    AnyOfSeveral,
+    /// The fence methods can never give the proof that is asked for.
+    ProofOutOfReach,
+    /// The proof that is asked for is lowered.
+    LoweredProof,
+    /// The arbiter stands on a member's host.
+    Colocated,
+}
+
+/// Everything worth a warning, in the order of clusters and rules.
+#[must_use]
+pub fn lint(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    colocated(config, &mut findings);
+    for cluster in config.policy.clusters.values() {
+        for rule in &cluster.rules {
+            isolated(cluster, rule, &mut findings);
+            bare(cluster, rule, &rule.when, true, &mut findings);
+        }
+        proof(cluster, &mut findings);
+    }
+    findings
+}
+
+fn colocated(config: &Config, findings: &mut Vec<Finding>) {
+    let listens = [config.arbiter.http, config.arbiter.udp].into_iter().flatten().map(|a| a.ip());
+    let own: Vec<_> = listens.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).collect();
+    for (name, cluster) in &config.clusters {
+        for member in &cluster.members {
+            if member.host().parse().is_ok_and(|ip| own.contains(&ip)) {
+                let message = format!(
+                    "the arbiter listens on the host of `{}`: it dies together with it, and fencing that host fences the arbiter; put it on a third host",
+                    member.member
+                );
+                let cluster = Some(name.clone());
+                findings.push(Finding { kind: FindingKind::Colocated, cluster, rule: None, message });
+            }
+        }
+    }
+}
+
+fn isolated(cluster: &ClusterPolicy, rule: &Rule, findings: &mut Vec<Finding>) {
+    let acts = matches!(rule.then, Reaction::Failover | Reaction::Switchover);
+    if acts && truths(cluster, &rule.when).may_be_true {
+        let message = format!(
+            "the rule `{}` (then: {}) could become true when only the arbiter is cut off; add what a cut-off arbiter cannot know, such as `not: {{ link: up }}` or `at_least: {{ count: majority, of: arrivals, are: {{ silent: … }} }}`, under `all:`",
+            rule.name, rule.then
+        );
+        let (cluster, rule) = (Some(cluster.name.clone()), Some(rule.name.clone()));
+        findings.push(Finding { kind: FindingKind::FiresWhenIsolated, cluster, rule, message });
+    }
+}
+
+/// A bare condition over several streams, where it speaks for an act. Under `not` it then means none of them,
+/// which is what people mean.
+fn bare(cluster: &ClusterPolicy, rule: &Rule, branch: &Expr, is_positive: bool, findings: &mut Vec<Finding>) {
+    match &branch.kind {
+        ExprKind::Not(inner) => bare(cluster, rule, inner, !is_positive, findings),
+        ExprKind::Signal { signal, condition } if is_positive && rule.then >= Reaction::Failover => {
+            let Some(policy) = cluster.signals.get(signal) else { return };
+            let several = streams(policy, cluster.members.len());
+            if several > 1 && !matches!(condition, Condition::UnreachableBy(_)) {
+                let message = format!(
+                    "`{signal}: {condition}` is true as soon as any one of {several} says so; write `at_least: {{ count: majority, of: {signal}, are: … }}` if more are meant"
+                );
+                let (cluster, rule) = (Some(cluster.name.clone()), Some(rule.name.clone()));
+                findings.push(Finding { kind: FindingKind::AnyOfSeveral, cluster, rule, message });
+            }
+        }
+        _ => branch.children().iter().for_each(|child| bare(cluster, rule, child, is_positive, findings)),
+    }
+}
+
+fn proof(cluster: &ClusterPolicy, findings: &mut Vec<Finding>) {
+    let failover = &cluster.failover;
+    let mut find = |kind, message| {
+        findings.push(Finding { kind, cluster: Some(cluster.name.clone()), rule: None, message });
+    };
+    if failover.is_unsafe {
+        let message = format!(
+            "a standby is promoted on a proof of {} alone: two primaries may take writes at once; this stands in every report",
+            failover.proof_needed
+        );
+        find(FindingKind::LoweredProof, message);
+    }
+    if failover.fence.is_empty() {
+        return;
+    }
+    for member in &cluster.members {
+        let methods: Vec<_> = failover.fence.iter().flatten().filter(|m| m.applies_to(&member.name)).collect();
+        // With a broker kind, the forbidden write raises a claim to a proof that was read back.
+        let raised = |p: Proof| if cluster.has_broker && p == Proof::Claim { Proof::ReadBack } else { p };
+        let best = methods.iter().map(|m| raised(m.best_proof)).max().unwrap_or_default();
+        if best.meets(failover.proof_needed) {
+            continue;
+        }
+        let only_cooperative = methods.iter().all(|m| fence::is_cooperative(&m.label, m.best_proof));
+        let why = match (methods.is_empty(), only_cooperative) {
+            (true, _) => "no fence method can be used on it",
+            (_, true) => "its fence methods need its cooperation, which a broken primary does not give",
+            _ => "its fence methods prove less",
+        };
+        let message = format!(
+            "`{}` can never be proved to be stopped as far as `proof: {}` asks: {why} (at best {best}); no failover away from it will be done",
+            member.name, failover.proof_needed
+        );
+        find(FindingKind::ProofOutOfReach, message);
+    }
+}
+
+/// Which truth values something can have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Truths {
+    may_be_true: bool,
+    may_be_false: bool,
+    may_be_unknown: bool,
+}
+
+impl Truths {
+    const TRUE: Self = Self { may_be_true: true, may_be_false: false, may_be_unknown: false };
+    const FALSE: Self = Self { may_be_true: false, may_be_false: true, may_be_unknown: false };
+    const UNKNOWN: Self = Self { may_be_true: false, may_be_false: false, may_be_unknown: true };
+    const NOT_TRUE: Self = Self { may_be_true: false, may_be_false: true, may_be_unknown: true };
+    const TRUE_OR_FALSE: Self = Self { may_be_true: true, may_be_false: true, may_be_unknown: false };
+
+    const fn not(self) -> Self {
+        Self { may_be_true: self.may_be_false, may_be_false: self.may_be_true, ..self }
+    }
+
+    /// At least `need` of these are true. The branches are taken as independent, which finds too much rather than
+    /// too little.
+    fn at_least(need: usize, of: &[Self]) -> Self {
+        let count = |is: fn(&Self) -> bool| of.iter().filter(|t| is(t)).count();
+        let may_be_true = count(|t| t.may_be_true);
+        let must_be_true = count(|t| !t.may_be_false && !t.may_be_unknown);
+        let must_not_be_false = count(|t| !t.may_be_false);
+        let may_be_unknown = count(|t| t.may_be_unknown);
+        let may_not_be_false = count(|t| t.may_be_true || t.may_be_unknown);
+        Self {
+            may_be_true: may_be_true >= need,
+            may_be_false: must_not_be_false < need,
+            may_be_unknown: may_be_unknown > 0 && must_be_true < need && may_not_be_false >= need,
+        }
+    }
+}
+
+/// The truth values that a branch can have while only the arbiter is cut off.
+fn truths(cluster: &ClusterPolicy, branch: &Expr) -> Truths {
+    let all = |list: &[Expr]| list.iter().map(|b| truths(cluster, b)).collect::<Vec<_>>();
+    let leaf = |signal, condition: &Condition| {
+        cluster.signals.get(signal).map_or(Truths::UNKNOWN, |policy| when_isolated(policy, condition))
+    };
+    let of = match &branch.kind {
+        ExprKind::All(list) => Truths::at_least(list.len().max(1), &all(list)),
+        ExprKind::Any(list) => Truths::at_least(1, &all(list)),
+        ExprKind::AtLeast { count, of } => Truths::at_least(count.of(of.len()), &all(of)),
+        ExprKind::Not(inner) => truths(cluster, inner).not(),
+        ExprKind::Signal { signal, condition } => leaf(signal, condition),
+        ExprKind::Observers { count, signal, are } => {
+            let total = cluster.signals.get(signal).map_or(0, |policy| streams(policy, cluster.members.len()));
+            Truths::at_least(count.of(total), &vec![leaf(signal, are); total])
+        }
+    };
+    // What must hold for a while is, until then, not yet true.
+    if of.may_be_true && (branch.hold.is_some() || branch.window.is_some()) {
+        Truths { may_be_false: true, may_be_unknown: true, ..of }
+    } else {
+        of
+    }
+}
+
+/// The truth values of one condition while only the arbiter is cut off: its own looks fail, and what others push
+/// does not arrive.
+fn when_isolated(signal: &SignalPolicy, condition: &Condition) -> Truths {
+    match (signal.kind, &signal.observers) {
+        // Nodes push these. Without a fresh report nothing is known, whatever it said before.
+        (SignalKind::Arrivals | SignalKind::Canary, Observers::Nodes(_)) => node_report(signal.kind, condition),
+        // Pushed by Alertmanager. What fired before the cut is not due to the cut.
+        (SignalKind::Alert, _) => Truths::NOT_TRUE,
+        // Pushed by members: they stop, and that is all there is.
+        (_, Observers::Members) => match condition {
+            Condition::Silent(_) | Condition::PhiAbove(_) | Condition::UnreachableBy(_) => Truths::TRUE,
+            _ => Truths::UNKNOWN,
+        },
+        // The arbiter looks itself, at members or at each node, and its looks fail.
+        (_, Observers::Arbiter | Observers::Nodes(_)) => match condition {
+            Condition::Failing | Condition::FailingOf { .. } | Condition::Silent(_) | Condition::UnreachableBy(_) => {
+                Truths::TRUE
+            }
+            Condition::FailedWith(kind) => match kind {
+                // Which of these a cut gives depends on who cuts; programs answer with a wrong exit code.
+                FailureKind::TimedOut
+                | FailureKind::Unreachable
+                | FailureKind::Refused
+                | FailureKind::Reset
+                | FailureKind::WrongAnswer => Truths::TRUE_OR_FALSE,
+                _ => Truths::FALSE,
+            },
+            Condition::Ok => Truths::FALSE,
+            // These need a fresh answer, and there is none.
+            _ => Truths::UNKNOWN,
+        },
+    }
+}
+
+/// Arrivals may also be read by the arbiter at each node, and then a look can fail; what it would have told is
+/// unknown all the same.
+const fn node_report(kind: SignalKind, condition: &Condition) -> Truths {
+    match (kind, condition) {
+        (SignalKind::Arrivals, Condition::Failing | Condition::FailingOf { .. } | Condition::FailedWith(_)) => {
+            Truths { may_be_true: true, may_be_false: true, may_be_unknown: true }
+        }
+        _ => Truths::UNKNOWN,
+    }
+}
