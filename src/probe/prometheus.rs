@@ -165,7 +165,9 @@ fn result(answer: Answer) -> Result<f64, Failure> {
             let count = series.len();
             return Err(parse(format!("the query gives {count} series, not one; add `sum(…)` or `max(…)` around it")));
         }
-        Some(Data::Matrix(_) | Data::String(_)) => return Err(parse("the query gives a range or a text, not a number".into())),
+        Some(Data::Matrix(_) | Data::String(_)) => {
+            return Err(parse("the query gives a range or a text, not a number".into()));
+        }
         None => {
             let why: String = answer.error.unwrap_or_default().chars().take(200).collect();
             return Err(Failure::new(FailureKind::Local, format!("the Prometheus server refused the query: {why}")));
