@@ -72,10 +72,10 @@ impl Client {
         let Some(url) = &connect.url else {
             let place = connect.socket.display().to_string();
             let http = build(builder.unix_socket(connect.socket.clone()).tls_certs_only([]))?;
-            let remedy = format!(
+            let remedy =
                 "Is it running (`systemctl status coroner-arbiter`)? Another socket is named with --socket or \
                  CORONER_SOCKET, an arbiter elsewhere with --url."
-            );
+                    .to_owned();
             return Ok(Self { http, base: "http://arbiter".into(), token: None, place, remedy });
         };
         let parsed = reqwest::Url::parse(url)
@@ -169,7 +169,7 @@ impl Client {
         if let Some(name) = named {
             return Ok(name.into());
         }
-        only_cluster(&self.status().await?)
+        only(self.status().await?.clusters.iter().map(|c| &c.cluster))
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, Failure> {
@@ -222,17 +222,18 @@ impl Client {
     }
 }
 
-/// The only cluster of a status.
+/// The only one of some clusters.
 ///
 /// # Errors
 /// There are several, or none.
-pub fn only_cluster(status: &Status) -> Result<ClusterName, Failure> {
-    match status.clusters.as_slice() {
-        [one] => Ok(one.cluster.clone()),
+pub fn only<'a>(names: impl IntoIterator<Item = &'a ClusterName>) -> Result<ClusterName, Failure> {
+    let names: Vec<&ClusterName> = names.into_iter().collect();
+    match names.as_slice() {
+        [one] => Ok((*one).clone()),
         [] => Err(Failure::new(Code::Data, "The arbiter watches no cluster.")),
         many => {
-            let names: Vec<&str> = many.iter().map(|c| c.cluster.as_str()).collect();
-            Err(Failure::new(Code::Usage, format!("Say which cluster: {}.", names.join(", "))))
+            let many: Vec<&str> = many.iter().map(|name| name.as_str()).collect();
+            Err(Failure::new(Code::Usage, format!("Say which cluster: {}.", many.join(", "))))
         }
     }
 }

@@ -198,7 +198,8 @@ async fn look_on(
 
 async fn look(client: &Client, name: Option<ClusterName>) -> Result<Look, Failure> {
     let status = client.status().await?;
-    let cluster = status.clusters.iter().find(|c| Some(&c.cluster) == name.as_ref()).or(status.clusters.first());
+    let cluster =
+        status.clusters.iter().find(|c| Some(&c.cluster) == name.as_ref()).or_else(|| status.clusters.first());
     let Some(cluster) = cluster else { return Ok(Look { status, why: None, incident: None }) };
     let path = format!("/v1/clusters/{}/why", segment(cluster.cluster.as_str()));
     let why = client.get(&path).await?;

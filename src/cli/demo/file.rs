@@ -1,0 +1,145 @@
+//! The demo's configuration file. It is a first example as well, so it says what its parts are for.
+
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
+
+/// What the file is made of.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) socket: &'a Path,
+    pub(crate) http: SocketAddr,
+    pub(crate) members: &'a [(&'a str, SocketAddr)],
+    /// Nodes and the sender, with where they take notices.
+    pub(crate) nodes: &'a [(String, String)],
+    /// The name of the server's executable.
+    pub(crate) executable: &'a str,
+}
+
+/// The file's text.
+#[must_use]
+pub(crate) fn yaml(plan: &Plan<'_>) -> String {
+    let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy().into_owned()).to_string();
+    let in_dir = |name: &str| quoted(&plan.dir.join(name));
+    let mut members = String::new();
+    for (name, address) in plan.members {
+        let _ = writeln!(members, "      {name}: {{ address: \"{address}\" }}");
+    }
+    let (mut nodes, mut access) = (String::new(), String::new());
+    for (name, address) in plan.nodes {
+        let _ = writeln!(nodes, "      {name}: {{ address: \"{address}\" }}");
+        let token = serde_json::Value::from(format!("${{file:{}}}", plan.dir.join(format!("{name}.token")).display()));
+        let _ = writeln!(access, "    - {{ name: {name}, role: report, token: {token} }}");
+    }
+    let store = serde_json::Value::from(format!("sqlite:{}", plan.dir.join("coroner.db").display()));
+    TEMPLATE
+        .replace("@HTTP@", &plan.http.to_string())
+        .replace("@SOCKET@", &quoted(plan.socket))
+        .replace("@STORE@", &store.to_string())
+        .replace("@ACCESS@", access.trim_end())
+        .replace("@MEMBERS@", members.trim_end())
+        .replace("@NODES@", nodes.trim_end())
+        .replace("@PID_FILE@", &in_dir("{member}.pid"))
+        .replace("@EXECUTABLE@", plan.executable)
+}
+
+const TEMPLATE: &str = r#"# Made by `coroner demo`: one Redis pair on one machine, three nodes, a sender.
+# The silences are short, so that the demo is. On a network, allow seconds.
+
+arbiter:
+  name: demo-arbiter
+  listen: { http: "@HTTP@", socket: @SOCKET@ }
+  store: @STORE@
+  # Who may report. A forged report could cause a death or hide one.
+  access:
+@ACCESS@
+
+clusters:
+  demo:
+    mode: auto                     # shadow: judge and tell. manual: act once a person approved. auto: act.
+    broker: { redis: {} }
+    members:
+@MEMBERS@
+    # The ones for whom the service exists. They say what reaches them, and take notices at their address.
+    nodes:
+@NODES@
+
+    signals:
+      arrivals: { push: { from: nodes, every: 200ms } }
+      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 300ms } }
+      write:    { broker: { ask: write, of: primary, every: 200ms, timeout: 300ms } }
+      role:     { broker: { ask: role, of: members, every: 200ms, timeout: 300ms } }
+
+    death_rules:
+      # Killed: nothing listens any more.
+      - name: the port is closed
+        when:
+          all:
+            - ping: { failing: 3 of 3 }
+            - any: [{ ping: { failed_with: refused } }, { ping: { failed_with: reset } }]
+            - at_least: { count: majority, of: arrivals, are: { silent: 1s } }
+        verdict: dead
+        then: failover
+
+      # Frozen, or cut off: it does not answer us, and nothing reaches the nodes either.
+      - name: silent to everyone
+        when:
+          all:
+            - ping: { silent: 1s }
+            - at_least: { count: majority, of: arrivals, are: { silent: 1s } }
+        verdict: dead
+        then: failover
+
+      # It answers, but takes no writes, and the nodes feel it: useless for the service.
+      - name: answers, but takes no writes
+        when:
+          all:
+            - ping: ok
+            - write: { failing: 3 of 3 }
+            - at_least: { count: majority, of: arrivals, are: { silent: 1s } }
+        for: 500ms
+        verdict: gray
+        then: failover
+
+      # Seen by us alone: told, and nothing more.
+      - name: does not answer the arbiter
+        when: { ping: { silent: 500ms } }
+        verdict: suspect
+        then: alert
+
+    failover:
+      # The arbiter runs on the primary's host here: it kills the process, by its pid file. Nothing restarts it, which
+      # is what makes the kill a proof.
+      fence:
+        - signal: { pid_file: @PID_FILE@, executable: @EXECUTABLE@, supervisor: none }
+          deadline: 2s
+      catch_up: { within: 2s }
+      max_loss: { bytes: 65536 }   # Redis replicates asynchronously: what is on its way may be lost.
+      redirect:
+        - http: { path: /primary }
+          deadline: 2s
+      redirect_within: 5s
+      rejoin: follow               # an old primary that comes back becomes the standby
+      cooldown: 1m
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_template_is_left() {
+        let nodes =
+            [("node-1".to_owned(), "127.0.0.1:9001".to_owned()), ("sender".to_owned(), "127.0.0.1:9004".to_owned())];
+        let plan = Plan {
+            dir: Path::new("/tmp/a \"b\""),
+            socket: Path::new("/tmp/s"),
+            http: "127.0.0.1:7400".parse().unwrap(),
+            members: &[("broker-a", "127.0.0.1:1".parse().unwrap()), ("broker-b", "127.0.0.1:2".parse().unwrap())],
+            nodes: &nodes,
+            executable: "redis-server",
+        };
+        let text = yaml(&plan);
+        assert!(!text.contains('@'), "{text}");
+        assert!(text.contains(r#"pid_file: "/tmp/a \"b\"/{member}.pid""#), "{text}");
+    }
+}
