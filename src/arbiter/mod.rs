@@ -28,8 +28,8 @@ use tokio::{
 
 use self::{
     driver::{Driver, check_fences, check_store, frozen_hands, publish_all, write_records},
-    hands::AllHands,
     handle::Handle,
+    hands::AllHands,
     journal::Journal,
     outbox::Outbox,
     signals::canary::Receipts,
@@ -45,7 +45,7 @@ use crate::{
         Store, StoreError,
         sqlite::{Bounds, SqliteStore},
     },
-    telemetry::{events, metrics::Metrics},
+    telemetry::metrics::Metrics,
 };
 
 /// Observations that may wait for the driver. Beyond it they are dropped and counted: memory stays bounded.
@@ -89,10 +89,8 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     }
     let hands = hands::build(&config).map_err(StartError::Build)?;
     let store = open_store(&config).await?;
-    let recovered = store
-        .recover()
-        .await
-        .map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
+    let recovered =
+        store.recover().await.map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
     for open in &recovered.open {
         tracing::warn!(incident = %open.incident.id, cluster = %open.incident.cluster, "taking up an open incident");
     }
@@ -127,7 +125,8 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
 
     let receipts = Receipts::default();
     let (stop_api, api_stopped) = oneshot::channel::<()>();
-    let options = api::Options { markdown: Some(|incident, _| report::render::markdown(incident)), ..Default::default() };
+    let options =
+        api::Options { markdown: Some(|incident, _| report::render::markdown(incident)), ..Default::default() };
     let api_shutdown = async move { drop(api_stopped.await) };
     let api = api::serve_with(
         options,
@@ -142,7 +141,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     }
 
     let watch = Arc::new(Mutex::new(Watching::start(&handle, &hands, &receipts, &to_inner)));
-    tokio::spawn(write_records(Arc::clone(&store), records, to_inner.clone()));
+    tokio::spawn(write_records(Arc::clone(&store), records, to_inner.clone(), Arc::clone(&metrics)));
     tokio::spawn(check_store(Arc::clone(&store), to_inner.clone()));
 
     let (stop, stopped) = oneshot::channel();
@@ -174,8 +173,8 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         replies: HashMap::new(),
         next_reply: 0,
         last_turn: clock::now(),
+        metrics: Arc::clone(&metrics),
         on_tick: Box::new(|| drop(sd_notify::notify(&[NotifyState::Watchdog]))),
-        on_notice: Box::new(move |notice| events::emit(notice, &metrics)),
         reload: {
             let path = path.to_owned();
             Box::new(move || {
@@ -212,11 +211,8 @@ pub async fn check(path: &Path) -> Result<Config, StartError> {
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
     let arbiter = &config.arbiter;
-    let bounds = Bounds {
-        keep_for: arbiter.keep_history_for,
-        observations: arbiter.keep_observations,
-        ..Bounds::default()
-    };
+    let bounds =
+        Bounds { keep_for: arbiter.keep_history_for, observations: arbiter.keep_observations, ..Bounds::default() };
     match SqliteStore::open(&arbiter.store, bounds).await {
         Ok(store) => Ok(Arc::new(store)),
         Err(source) => Err(StartError::Store { path: arbiter.store.clone(), source }),
@@ -288,6 +284,6 @@ fn wait_for_signals(
             }
         }
         tracing::info!("stopping after {}", human(clock::now().since(started)));
-        drop(stop.send(()));
+        let _ = stop.send(());
     })
 }

@@ -105,6 +105,7 @@ metrics! {
     udp_sessions: IntGauge = "coroner_udp_sessions" [] "Sessions of heartbeats over UDP.";
     queue_depth: IntGauge = "coroner_queue_depth" [] "What waits for the decision loop.";
     observations: IntCounterVec = "coroner_observations_total" ["source"] "Observations that reached the decision loop.";
+    history_dropped: IntGauge = "coroner_history_dropped" [] "Observations and verdicts that the history missed since the start, because the disk was behind.";
     loop_late: Gauge = "coroner_loop_late_seconds" [] "How late the decision loop's newest timer was.";
     decision_latency: Histogram = "coroner_decision_latency_seconds" [] "From taking an event to its effects.";
     persist_duration: Histogram = "coroner_persist_duration_seconds" [] "How long the store took to make records durable.";
