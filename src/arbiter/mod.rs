@@ -1,3 +1,4 @@
 //! The arbiter process: the driver that owns the engine, the only clock, the journal, and the effects.
 
 pub mod handle;
+pub mod outbox;
