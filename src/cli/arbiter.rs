@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-
 use super::exit::{Code, Exit, Failure};
+use crate::telemetry::log::Format;
 
 /// Run the arbiter.
 #[derive(Debug, clap::Args)]
@@ -13,22 +12,11 @@ pub(super) struct Args {
     #[arg(short, long, env = "CORONER_CONFIG", default_value = "/etc/coroner/coroner.yaml", value_name = "FILE")]
     pub(super) config: PathBuf,
     /// How to log. The level is set with RUST_LOG.
-    #[arg(long, value_enum, default_value_t = Log::Text)]
-    pub(super) log: Log,
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    pub(super) log: Format,
     /// Check the file and the store, say what would be run, and end.
     #[arg(long)]
     pub(super) check_only: bool,
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Log {
-    /// Lines for people, on standard error.
-    Text,
-    /// JSON, one object a line, on standard error.
-    Json,
-    /// The systemd journal.
-    Journald,
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {

@@ -76,7 +76,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<Exit, Failure>
         }
         Verb::Ack { id, note } => {
             let incident = resolve(&client, id).await?;
-            context.reply(&client.command(&Command::Acknowledge { incident, note: note.clone() }).await?)
+            context.reply(&client.command(&Command::Acknowledge { incident, cluster: None, note: note.clone() }).await?)
         }
     }
 }
@@ -133,7 +133,7 @@ pub(super) const fn kind(kind: SagaKind) -> &'static str {
 
 /// The incident as a report that a stranger understands.
 pub(super) fn markdown(incident: &Incident) -> String {
-    format!("# Incident {}\n", incident.id)
+    crate::report::render::markdown(incident)
 }
 
 /// Writes both files; answers where they are.
