@@ -4,6 +4,8 @@
 //! often as it likes. What only one back-end can suffer (a full disk, a flipped bit, a second process) stands in a
 //! file of that back-end's name. To add a back-end: implement `Backend` and add one `contract!` line.
 
+#![expect(clippy::unwrap_used, reason = "a test says by a panic that something is not as it must be")]
+
 mod crash;
 mod samples;
 mod sqlite;
