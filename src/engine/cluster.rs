@@ -565,13 +565,14 @@ impl Cluster {
             arbiter: own.arbiter.clone(),
             ..failover::frozen(&Policy::default(), &self.policy)
         };
-        let mut records = vec![
+        // The incident comes first: what belongs to it needs it.
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
+        records.extend([
             Record::Cluster { expected: before.epoch, state: self.state.clone() },
             Record::IncidentPolicy { incident: incident.clone(), policy: Box::new(frozen) },
             Record::Log { incident, cluster: self.policy.name.clone(), number, entry },
-        ];
+        ]);
         records.extend(self.log_records(&steps));
-        records.extend(self.incident_record());
         self.persist(own, records, Purpose::Open { before: Box::new(before), reply_to });
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
@@ -682,12 +683,11 @@ impl Cluster {
         for (_, entry) in &steps.entries {
             self.apply_to_state(now, entry);
         }
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
         if self.state != before {
             records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
         }
         records.extend(self.log_records(&steps));
-        records.extend(self.incident_record());
         self.persist(own, records, Purpose::Saga);
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
