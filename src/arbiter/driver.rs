@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -46,6 +46,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// Inputs taken in one turn, so that a flood cannot keep the loop from acting.
 const INPUTS_A_TURN: usize = 4_096;
+/// How long the end waits for reports to be spooled.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// How long a harmless check of one fence path may take.
 const FENCE_CHECK_WITHIN: Duration = Duration::from_secs(5);
 
@@ -128,6 +130,7 @@ impl Driver {
             if is_flush {
                 let anchor = clock::anchor();
                 self.metrics.history_dropped.set(i64::try_from(self.journal.dropped()).unwrap_or(i64::MAX));
+                self.report_stats();
                 self.metrics.queue_depth.set(i64::try_from(self.inputs.len()).unwrap_or(i64::MAX));
                 self.engine.handle(now, Event::WallClockRead(anchor));
                 self.journal.flush(anchor.unix_ms);
@@ -142,6 +145,23 @@ impl Driver {
             self.last_turn = now;
         }
         self.journal.flush(clock::anchor().unix_ms);
+        if !self.outbox.flush(FLUSH_WITHIN).await {
+            tracing::warn!("some reports could not be spooled before the end");
+        }
+    }
+
+    fn report_stats(&self) {
+        for reporter in &self.outbox.stats().reporters {
+            let count = |result: &str, now: u64| {
+                let counter = self.metrics.reports.with_label_values(&[reporter.label.as_str(), result]);
+                counter.inc_by(now.saturating_sub(counter.get()));
+            };
+            count("sent", reporter.sent.load(Ordering::Relaxed));
+            count("failed", reporter.failed.load(Ordering::Relaxed));
+            count("refused", reporter.refused.load(Ordering::Relaxed));
+            let waiting = i64::try_from(reporter.waiting.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            self.metrics.reports_spooled.with_label_values(&[reporter.label.as_str()]).set(waiting);
+        }
     }
 
     fn notice_lateness(&mut self, now: Time) {

@@ -1,13 +1,25 @@
 //! `coroner check`.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
+
+use serde::Serialize;
 
 use super::{
     Context,
     exit::{Code, Exit, Failure},
+    json, print,
+    style::Paint,
+    table::Table,
+};
+use crate::{
+    config::{
+        self, Config, Mistakes,
+        lint::{Finding, lint},
+    },
+    model::{ClusterPolicy, Mode, Proof},
 };
 
-/// Check a configuration file.
+/// Check a configuration file: all its mistakes at once, each with its place, then what is legal and dangerous.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The file.
@@ -18,6 +30,117 @@ pub(super) struct Args {
     strict: bool,
 }
 
-pub(super) fn run(_context: &Context, args: &Args) -> Result<Exit, Failure> {
-    Err(Failure::new(Code::Config, format!("{} {}", args.file.display(), args.strict)))
+/// What came of it.
+#[derive(Serialize)]
+struct Report {
+    /// Whether the file can be used.
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mistakes: Option<Mistakes>,
+    warnings: Vec<String>,
+    findings: Vec<Finding>,
+    clusters: Vec<Cluster>,
+}
+
+/// A cluster in one line.
+#[derive(Serialize)]
+struct Cluster {
+    cluster: String,
+    mode: Mode,
+    members: usize,
+    nodes: usize,
+    signals: usize,
+    rules: usize,
+    fence: Vec<Level>,
+    proof_needed: Proof,
+}
+
+/// One level of fences.
+#[derive(Serialize)]
+struct Level {
+    methods: Vec<String>,
+    /// The best proof that the level can give by itself.
+    best_proof: Proof,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
+    let config = match config::load(&args.file) {
+        Ok(config) => config,
+        Err(mistakes) if context.is_json() => {
+            let count = mistakes.list.len();
+            let none = (Vec::new(), Vec::new(), Vec::new());
+            let report =
+                Report { ok: false, mistakes: Some(mistakes), warnings: none.0, findings: none.1, clusters: none.2 };
+            print(&format!("{}\n", json(&report)?))?;
+            return Err(Failure::new(Code::Config, format!("{count} mistakes in {}.", args.file.display())));
+        }
+        Err(mistakes) => return Err(Failure::new(Code::Config, mistakes.to_string())),
+    };
+    let report = report(&config);
+    let worrying = report.warnings.len() + report.findings.len();
+    context.emit(&report, |paint| render(&report, &args.file.display().to_string(), paint))?;
+    if args.strict && worrying > 0 {
+        return Err(Failure::new(Code::Config, format!("--strict: {worrying} warnings in {}.", args.file.display())));
+    }
+    Ok(Exit::OK)
+}
+
+fn report(config: &Config) -> Report {
+    let clusters = config.policy.clusters.values().map(cluster).collect();
+    Report { ok: true, mistakes: None, warnings: config.warnings.clone(), findings: lint(config), clusters }
+}
+
+fn cluster(policy: &ClusterPolicy) -> Cluster {
+    let fence = policy.failover.fence.iter().map(|level| Level {
+        methods: level.iter().map(|method| method.label.clone()).collect(),
+        best_proof: level.iter().map(|method| method.best_proof).max().unwrap_or_default(),
+    });
+    Cluster {
+        cluster: policy.name.to_string(),
+        mode: policy.mode,
+        members: policy.members.len(),
+        nodes: policy.nodes.len(),
+        signals: policy.signals.len(),
+        rules: policy.rules.len(),
+        fence: fence.collect(),
+        proof_needed: policy.failover.proof_needed,
+    }
+}
+
+fn render(report: &Report, file: &str, paint: Paint) -> String {
+    let mut out = String::new();
+    for warning in &report.warnings {
+        let _ = writeln!(out, "{} {warning}\n", paint.warn("warning:"));
+    }
+    for finding in &report.findings {
+        let place =
+            [finding.cluster.as_ref().map(ToString::to_string), finding.rule.as_ref().map(|r| format!("`{r}`"))];
+        let place: Vec<String> = place.into_iter().flatten().collect();
+        let place = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
+        let _ = writeln!(out, "{} {place}{}\n", paint.warn("warning:"), finding.message);
+    }
+    let mut table =
+        Table::new(paint, 0, &["CLUSTER", "MODE", "MEMBERS>", "NODES>", "SIGNALS>", "RULES>", "PROOF NEEDED"]);
+    for cluster in &report.clusters {
+        table.row([
+            &cluster.cluster,
+            &cluster.mode.to_string(),
+            &cluster.members.to_string(),
+            &cluster.nodes.to_string(),
+            &cluster.signals.to_string(),
+            &cluster.rules.to_string(),
+            &cluster.proof_needed.to_string(),
+        ]);
+    }
+    out.push_str(&table.to_text());
+    for cluster in &report.clusters {
+        let _ = writeln!(out, "\n{}, fence levels:", paint.bold(&cluster.cluster));
+        for (i, level) in cluster.fence.iter().enumerate() {
+            let _ = writeln!(out, "  {}  {}  best proof {}", i + 1, level.methods.join(" + "), level.best_proof);
+        }
+    }
+    let worrying = report.warnings.len() + report.findings.len();
+    let words = if worrying == 0 { String::new() } else { format!(", with {worrying} warnings") };
+    let _ = writeln!(out, "\n{}", paint.good(&format!("{file} is well-formed{words}.")));
+    out
 }

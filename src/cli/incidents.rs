@@ -133,7 +133,7 @@ pub(super) const fn kind(kind: SagaKind) -> &'static str {
 
 /// The incident as a report that a stranger understands.
 pub(super) fn markdown(incident: &Incident) -> String {
-    format!("# Incident {}\n", incident.id)
+    crate::report::render::markdown(incident)
 }
 
 /// Writes both files; answers where they are.

@@ -41,9 +41,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     print(&format!("{}\n", json(&schema(args.of))?))
 }
 
-fn schema(of: Of) -> Schema {
-    match of {
-        Of::Config => config(),
+fn schema(of: Of) -> serde_json::Value {
+    let schema: Schema = match of {
+        Of::Config => return crate::config::schema_json(),
         Of::Status => schema_for!(status::Status),
         Of::Why => schema_for!(status::Why),
         Of::WhyNot => schema_for!(status::WhyNot),
@@ -51,9 +51,6 @@ fn schema(of: Of) -> Schema {
         Of::Command => schema_for!(Command),
         Of::Report => schema_for!(Report),
         Of::Event => schema_for!(Notice),
-    }
-}
-
-fn config() -> Schema {
-    schema_for!(crate::fence::AnyFence)
+    };
+    schema.into()
 }

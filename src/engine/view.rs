@@ -339,15 +339,18 @@ impl View {
             .max_by_key(|(at, _)| *at)
     }
 
-    /// The members that claim to be primary, freshly.
-    pub(super) fn claims_of_primary(&self, policy: &ClusterPolicy, now: Time) -> Vec<MemberName> {
+    /// The members that claim to be primary, freshly, and said so after `since`.
+    pub(super) fn claims_of_primary(&self, policy: &ClusterPolicy, now: Time, since: Time) -> Vec<MemberName> {
         let Some(signal) = policy.role_signal.as_ref().and_then(|name| policy.signals.get(name)) else {
             return Vec::new();
         };
         policy
             .members
             .iter()
-            .filter(|m| self.role(policy, &m.name, now, signal.fresh_for).is_some_and(|(_, r)| r.role == Role::Primary))
+            .filter(|m| {
+                let report = self.role(policy, &m.name, now, signal.fresh_for);
+                report.is_some_and(|(at, r)| at >= since && r.role == Role::Primary)
+            })
             .map(|m| m.name.clone())
             .collect()
     }

@@ -22,7 +22,6 @@ use nix::{
 
 /// Debian 13: its systemd (257) knows `notify-reload`.
 const SUITE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,nftables,iproute2,procps,python3-minimal";
 /// Counts up when the packages change, so that old caches are not used.
 const VERSION: u32 = 1;
@@ -203,11 +202,10 @@ fn rootfs() -> PathBuf {
     let output = Command::new("debootstrap")
         .args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE])
         .arg(&half)
-        .arg(MIRROR)
         .output()
         .expect("debootstrap is needed: apt-get install debootstrap");
     let tail: Vec<_> = output.stdout.split(|byte| *byte == b'\n').rev().take(5).map(String::from_utf8_lossy).collect();
-    assert!(output.status.success(), "debootstrap failed (does this host reach {MIRROR}?): {tail:?}");
+    assert!(output.status.success(), "debootstrap failed (it needs a Debian mirror): {tail:?}");
     // Tests start what they need.
     let disabled = Command::new("chroot").arg(&half).args(["systemctl", "disable", "redis-server"]).output().unwrap();
     assert!(disabled.status.success(), "{disabled:?}");

@@ -1,5 +1,7 @@
 //! The alert rules and the dashboard ask only for what is exported, and every alert is tested.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop")]
+
 use std::{
     collections::BTreeSet,
     fs,
