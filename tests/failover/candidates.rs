@@ -35,7 +35,7 @@ fn too_much_loss_is_held_until_a_person_accepts_it() {
     bench.run_until(secs(5), "it is held again", Bench::is_held);
     assert_eq!(count(&bench, "promote b"), 0);
     bench.ask(go(true)).unwrap().unwrap();
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
     let (incident, _) = bench.store.newest().unwrap();
     assert!(incident.bypassed.iter().any(|b| b.contains("any loss was accepted")));
@@ -85,7 +85,7 @@ fn an_uncertain_promotion_is_repeated_at_the_same_target_and_then_held() {
     // A person let it go on: still the same one, and now it works.
     bench.default_script.clear();
     bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
     assert_eq!(count(&bench, "promote c"), 0);
 }
@@ -110,7 +110,7 @@ fn a_promotion_that_happened_and_timed_out_is_found_by_the_next_try() {
     let mut bench = Bench::settled(policy(vec![full(&["a", "b", "c"])]));
     bench.script("promote b", &[Script::DoneUnknown, Script::DoneHang]);
     bench.kill("a");
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!((count(&bench, "promote b"), count(&bench, "promote c")), (3, 0));
     assert_eq!(bench.writers(), ["b"]);
 }
@@ -121,7 +121,7 @@ fn a_standby_that_provably_was_not_promoted_gives_way_to_another() {
     let mut bench = Bench::settled(policy(vec![full(&["a", "b", "c"])]));
     bench.default_script.insert("promote b".into(), Script::Refuse);
     bench.kill("a");
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!((count(&bench, "promote b"), count(&bench, "promote c")), (3, 1));
     assert_eq!(bench.writers(), ["c"]);
     let (incident, log) = bench.store.newest().unwrap();
@@ -144,7 +144,7 @@ fn a_standby_that_does_not_catch_up_gives_way_to_another_or_is_held() {
             assert!(!bench.members["a"].fences.is_empty());
             bench.default_script.clear();
             bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
-            bench.run_until(secs(30), "it is over", Bench::is_quiet);
+            bench.run_until(secs(30), "it is over", Bench::is_over);
             assert_eq!(bench.writers(), ["b"]);
         }
     }
@@ -158,7 +158,7 @@ fn laggards_are_named_when_the_time_is_over() {
     bench.kill("a");
     bench.run_until(secs(10), "b serves", |b| b.store.state().primary == Some("b".into()));
     let promoted = bench.now;
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     let took = bench.now.since(promoted);
     assert!(took >= ms(9_900) && took < ms(10_500), "{took:?}");
     let (incident, _) = bench.store.newest().unwrap();
@@ -177,7 +177,7 @@ fn nodes_that_follow_by_themselves_end_it() {
     for node in bench.nodes.values_mut() {
         (node.primary, node.epoch) = (Some("b".into()), Epoch(2));
     }
-    bench.run_until(secs(5), "it is over", Bench::is_quiet);
+    bench.run_until(secs(5), "it is over", Bench::is_over);
     assert!(bench.store.newest().unwrap().0.outage.laggards.is_empty());
 }
 
@@ -191,7 +191,7 @@ fn a_node_that_names_another_primary_does_not_follow() {
     for node in bench.nodes.values_mut() {
         node.epoch = Epoch(2);
     }
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(bench.store.newest().unwrap().0.outage.laggards.len(), 3);
 }
 
@@ -202,7 +202,7 @@ fn other_standbys_are_pointed_at_the_new_primary() {
         let mut bench = Bench::settled(policy(vec![full(&["a", "b", "c"])]));
         bench.default_script.insert("repoint c".into(), script);
         bench.kill("a");
-        bench.run_until(secs(60), "it is over", Bench::is_quiet);
+        bench.run_until(secs(60), "it is over", Bench::is_over);
         assert_eq!(count(&bench, "repoint c"), tries);
         assert_eq!(count(&bench, "repoint a"), 0, "the fenced one is left alone");
     }
@@ -232,7 +232,7 @@ fn a_quarantined_member_is_not_repointed() {
 fn the_outage_is_told_from_the_nodes_side() {
     let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
     bench.kill("a");
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     let outage = &incident.outage;
     assert!(outage.last_good.unwrap() <= incident.opened);
@@ -276,7 +276,7 @@ fn reports_of_nodes_that_the_file_does_not_know_stay_out_of_the_record() {
         outcome,
     };
     bench.event(Event::Observed(seen));
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     assert!(incident.outage.following.iter().all(|(n, _)| n.as_str() != "stranger"));
 }

@@ -32,7 +32,7 @@ fn a_fence_that_never_answers_is_unknown_after_its_deadline_and_the_next_level_i
     bench.run_until(secs(20), "the next level began", |b| b.done.contains(&"fence a 1.0".to_owned()));
     let took = bench.now.since(begun);
     assert!(took >= secs(4) && took < ms(4_400), "deadline 2s and grace 2s, and a forbidden write: {took:?}");
-    bench.run_until(secs(20), "it is over", Bench::is_quiet);
+    bench.run_until(secs(20), "it is over", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.proof, Proof::PowerOff);
     assert_eq!(incident.steps[0].outcome, "unknown");
@@ -91,7 +91,7 @@ fn a_claim_that_was_voided_stays_void_after_continue() {
     assert_eq!(incident_state(&bench), IncidentState::Held);
     // Mended, it goes on.
     bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
 }
 
@@ -104,7 +104,7 @@ fn within_a_level_all_are_used_and_the_strongest_counts() {
     let mut bench = Bench::settled(policy(vec![cluster]));
     bench.script("fence a 0.1", &[Script::Slow(secs(1))]);
     bench.kill("a");
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.done[..3], ["fence a 0.0", "fence a 0.1", "forbidden write 0"]);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.proof, Proof::Stopped);
@@ -118,7 +118,7 @@ fn a_method_for_other_members_is_not_used() {
     cluster.failover.fence[0][0].only_for = vec!["b".into()];
     let mut bench = Bench::settled(policy(vec![cluster]));
     bench.kill("a");
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.done[0], "fence a 1.0");
 }
 
@@ -194,7 +194,7 @@ fn a_person_confirms_the_fence_and_it_goes_on() {
     bench.run_until(secs(30), "it is held", Bench::is_held);
     assert!(bench.ask(confirm("  ")).unwrap().is_err(), "say what was checked");
     bench.ask(confirm("the plug is in my hand")).unwrap().unwrap();
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     let (incident, log) = bench.store.newest().unwrap();
     assert!(incident.bypassed.iter().any(|b| b.contains("the plug is in my hand") && b.contains("ann")));
     assert!(log.iter().any(|e| matches!(e, LogEntry::FenceConfirmed { .. })));
@@ -223,7 +223,7 @@ fn a_failover_is_aborted_only_while_nothing_may_have_been_fenced() {
     bench.default_script.insert("fence a 1.0".into(), Script::Refuse);
     bench.run_until(secs(30), "it is held", Bench::is_held);
     bench.ask(abort()).unwrap().unwrap();
-    bench.run_until(secs(5), "it is given up", Bench::is_quiet);
+    bench.run_until(secs(5), "it is given up", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.state, IncidentState::Aborted);
     assert!(incident.closed.is_some());

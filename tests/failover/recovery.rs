@@ -162,7 +162,7 @@ fn held_is_held_over_a_restart() {
     assert!(bench.incident().unwrap().timeline.iter().any(|t| t.text.contains("started again")));
     bench.default_script.clear();
     bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
 }
 
@@ -175,7 +175,7 @@ fn a_restart_in_the_middle_of_the_redirect_waits_for_the_nodes() {
     bench.run_until(secs(10), "nodes are told", |b| b.done.contains(&"redirect 0".to_owned()));
     bench.run_for(secs(2));
     bench.restart(secs(1));
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.outage.laggards, ["n2".into()], "{:?}", incident.outage);
 }

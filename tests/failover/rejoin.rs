@@ -85,7 +85,7 @@ fn a_rejoin_that_was_given_up_waits_for_a_person() {
     bench.revive("a");
     bench.run_until(secs(30), "it began", |b| b.done.len() > 1);
     bench.ask(Command::Abort { cluster: "orders".into() }).unwrap().unwrap();
-    bench.run_until(secs(10), "it is given up", Bench::is_quiet);
+    bench.run_until(secs(10), "it is given up", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!((incident.kind, incident.state), (SagaKind::Rejoin, IncidentState::Aborted));
     let last = &incident.timeline.last().unwrap().text;

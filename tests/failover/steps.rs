@@ -14,7 +14,7 @@ fn a_dead_primary_is_fenced_and_replaced_and_comes_back_as_a_standby() {
     assert_eq!(bench.store.state().epoch, Epoch(1));
     bench.kill("a");
     bench.run_until(secs(10), "b serves", |b| b.store.state().primary == Some("b".into()));
-    bench.run_until(secs(20), "it is over", Bench::is_quiet);
+    bench.run_until(secs(20), "it is over", Bench::is_over);
     assert_eq!(bench.done, ["fence a 0.0", "forbidden write 0", "catch up b", "promote b", "redirect 0"]);
     assert_eq!(bench.store.state().primary_epoch, Epoch(2));
     assert!(bench.store.state().quarantined.contains_key("a"));

@@ -74,7 +74,7 @@ fn a_store_that_fails_in_the_middle_is_asked_again_and_nothing_is_handed_out_mea
     assert!(bench.incident().is_some());
     assert!(blocks(&bench, Guard::StoreLost));
     bench.store_mode = StoreMode::Works;
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
     assert_eq!(bench.store.newest().unwrap().0.state, IncidentState::Resolved);
     assert!(!blocks(&bench, Guard::StoreLost), "a record that was taken says that the store is well");
@@ -209,7 +209,7 @@ fn a_pause_that_fails_in_the_middle_of_a_failover_takes_nothing_back() {
     bench.store_mode = StoreMode::Fails;
     bench.run_for(secs(5));
     bench.store_mode = StoreMode::Works;
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(bench.store.state().primary, Some("b".into()));
     assert_eq!(bench.engine.primaries()[0].primary, Some("b".into()));
     assert!(bench.replies.contains_key(&to));

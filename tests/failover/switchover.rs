@@ -26,7 +26,7 @@ fn a_switchover_loses_nothing_and_the_old_primary_follows() {
     bench.run_for(secs(1));
     let answer = bench.replies[&reply].clone().unwrap();
     assert!(answer.text.contains("switchover of orders to b has begun"));
-    bench.run_until(secs(30), "it is over", Bench::is_quiet);
+    bench.run_until(secs(30), "it is over", Bench::is_over);
     assert_eq!(bench.done, ["read-only a", "catch up b", "promote b", "redirect 0", "rejoin a"]);
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!((incident.kind, incident.state), (SagaKind::Switchover, IncidentState::Resolved));
@@ -55,7 +55,7 @@ fn it_is_given_up_when_the_primary_cannot_be_drained_or_the_standby_does_not_cat
         let mut bench = bench();
         bench.default_script.insert(label.into(), script);
         bench.ask_later(switchover());
-        bench.run_until(secs(60), "it is over", Bench::is_quiet);
+        bench.run_until(secs(60), "it is over", Bench::is_over);
         let (incident, _) = bench.store.newest().unwrap();
         assert_eq!(incident.state, IncidentState::Aborted, "{label} {script:?}");
         assert!(incident.state_reason.is_some());
@@ -72,7 +72,7 @@ fn a_person_gives_it_up_until_the_promotion_starts() {
     b.ask_later(switchover());
     b.run_until(secs(5), "it catches up", |b| b.done.len() == 2);
     b.ask(Command::Abort { cluster: "orders".into() }).unwrap().unwrap();
-    b.run_until(secs(20), "it is over", Bench::is_quiet);
+    b.run_until(secs(20), "it is over", Bench::is_over);
     assert_eq!(b.writers(), ["a"]);
     assert_eq!(b.store.newest().unwrap().0.state, IncidentState::Aborted);
 
@@ -82,7 +82,7 @@ fn a_person_gives_it_up_until_the_promotion_starts() {
     b.run_until(secs(5), "it is promoted", |b| b.done.len() == 3);
     let refused = b.ask(Command::Abort { cluster: "orders".into() }).unwrap().unwrap_err();
     assert!(refused.text.contains("forward"));
-    b.run_until(secs(20), "it is over", Bench::is_quiet);
+    b.run_until(secs(20), "it is over", Bench::is_over);
     assert_eq!(b.writers(), ["b"]);
 }
 
@@ -96,7 +96,7 @@ fn a_switchover_that_was_given_up_is_not_taken_up_again_by_continue() {
     bench.run_until(secs(120), "it is held", Bench::is_held);
     assert!(bench.incident().unwrap().state_reason.clone().unwrap().contains("could not be made writable again"));
     go_on(&mut bench);
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert!(!bench.done.contains(&"promote b".to_owned()), "{:?}", bench.done);
     assert_eq!(bench.store.newest().unwrap().0.state, IncidentState::Aborted);
     assert_eq!(bench.writers(), ["a"]);
@@ -112,7 +112,7 @@ fn an_uncertain_promotion_is_held_and_goes_forward() {
     assert!(!bench.done.contains(&"writable a".to_owned()));
     bench.default_script.clear();
     go_on(&mut bench);
-    bench.run_until(secs(60), "it is over", Bench::is_quiet);
+    bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(bench.writers(), ["b"]);
 }
 
