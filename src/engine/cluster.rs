@@ -830,11 +830,18 @@ impl Cluster {
     }
 
     /// Releases effects up to and including the next persist; nothing behind it comes out before its answer.
-    pub(super) fn release(&mut self, out: &mut VecDeque<Effect>) {
+    pub(super) fn release(&mut self, now: Time, out: &mut VecDeque<Effect>) {
         while self.waiting.is_none() {
             let Some(effect) = self.queue.pop_front() else { break };
-            if let Effect::Persist { id, .. } = &effect {
-                self.waiting = Some(*id);
+            match &effect {
+                Effect::Persist { id, .. } => self.waiting = Some(*id),
+                Effect::Run(run) => {
+                    let saga = self.saga.as_mut().filter(|s| s.incident.id == run.token.incident);
+                    if let Some(lost) = saga.and_then(|s| s.handed_out(now, run.token.number)) {
+                        self.wake = self.wake.min(lost);
+                    }
+                }
+                Effect::Tell(_) | Effect::Reply { .. } => {}
             }
             out.push_back(effect);
         }
