@@ -291,8 +291,12 @@ impl SagaState {
             return Some(format!("{} did not catch up ({})", self.candidate, failure(act)));
         }
         let tries: Vec<&Act> = self.acts_of(|a| matches!(a, Action::Promote), &self.candidate).collect();
-        (tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()))
-            .then(|| format!("{} could not be promoted", self.candidate))
+        if tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()) {
+            return Some(format!("{} could not be promoted", self.candidate));
+        }
+        // Once it was begun to let the old primary write again, only giving up is left: it may take writes already.
+        let is_given_up = self.acts.values().any(|act| act.action == Action::MakeWritable);
+        is_given_up.then(|| "it was being given up when it was held".into())
     }
 
     fn next_of_abort(&self, reason: String) -> Next {
