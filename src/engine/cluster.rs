@@ -674,6 +674,7 @@ impl Cluster {
             follow_time_over: false,
             fences_to_lift: quarantine.map(|q| q.fences.clone()).unwrap_or_default(),
             promoted_at: quarantine.and_then(|q| q.promoted_at),
+            quarantined: self.state.quarantined.keys().cloned().collect(),
         }
     }
 

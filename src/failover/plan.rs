@@ -25,6 +25,8 @@ pub struct World {
     pub fences_to_lift: Vec<(usize, usize)>,
     /// See [`Action::Rejoin`].
     pub promoted_at: Option<u64>,
+    /// Members that were fenced and are not back: they come back by a rejoin, or not at all.
+    pub quarantined: Vec<MemberName>,
 }
 
 /// What comes next.
@@ -341,7 +343,7 @@ impl SagaState {
             .collect();
         let repoint = Action::Repoint { primary: self.candidate.clone() };
         for member in policy.members.iter().map(|m| &m.name) {
-            if *member != self.candidate && *member != self.old_primary {
+            if *member != self.candidate && *member != self.old_primary && !world.quarantined.contains(member) {
                 wanted.push((repoint.clone(), member, REPOINT_WITHIN, TRIES));
             }
         }
