@@ -489,8 +489,11 @@ impl Cluster {
             if is_rejoining {
                 // The primary died while the old one came back: the failover goes first.
                 let reason = "the primary needs a failover, which goes first".to_owned();
+                let member = self.saga.as_ref().map(|s| s.incident.old_primary.clone());
                 let steps = self.decide(now, LogEntry::AbortRequested { reason });
                 self.carry_out(now, steps, own);
+                // It only made way: nobody gave it up.
+                self.rejoin_given_up.retain(|m| Some(m) != member.as_ref());
                 self.is_dirty = true;
                 return;
             }
@@ -659,11 +662,13 @@ impl Cluster {
             .policy
             .nodes
             .iter()
-            .filter(|node| self.hears_node(node, now) && self.view.arrivals(node).is_some())
+            .filter(|node| {
+                (self.hears_node(node, now) && self.view.arrivals(node).is_some()) || self.view.awaits_node(node)
+            })
             .cloned()
             .collect();
         let follows = |node: &&crate::model::NodeName| {
-            self.view.arrivals(node).is_some_and(|(_, report)| report.epoch >= incident.epoch)
+            self.view.arrivals(node).is_some_and(|(_, report)| saga.is_followed_by(report))
         };
         let nodes_following = nodes_reporting.iter().filter(follows).cloned().collect();
         let quarantine = self.state.quarantined.get(&incident.old_primary);

@@ -300,11 +300,11 @@ impl Saga {
 
     /// Takes note of what a node reports, for the outage and the timeline.
     pub fn node_reported(&mut self, now: Time, node: &NodeName, report: &Arrivals) {
-        if self.incident.kind == SagaKind::Rejoin {
+        if self.incident.kind == SagaKind::Rejoin || !self.policy.nodes.contains(node) {
             return;
         }
         let arrival = report.last_age.map(|age| now.before(age));
-        if report.epoch >= self.incident.epoch {
+        if self.is_followed_by(report) {
             if self.incident.outage.following.iter().all(|(n, _)| n != node) {
                 self.incident.outage.following.push((node.clone(), now));
                 let text = format!("{node} follows epoch {}", report.epoch);
@@ -326,6 +326,13 @@ impl Saga {
         {
             self.incident.outage.last_good = Some(at);
         }
+    }
+
+    /// Whether the node that says this follows the saga's epoch, and not somebody else's primary in it.
+    #[must_use]
+    pub fn is_followed_by(&self, report: &Arrivals) -> bool {
+        report.epoch >= self.incident.epoch
+            && report.primary.as_ref().is_none_or(|primary| *primary == self.incident.candidate)
     }
 
     fn note(&mut self, now: Time, entry: LogEntry, steps: &mut Steps) {
@@ -547,7 +554,10 @@ impl Saga {
             }
             LogEntry::Aborted { reason } => {
                 self.incident.state_reason = Some(reason.clone());
-                format!("given up: {reason}; {} stays primary", self.state.old_primary)
+                match self.state.kind {
+                    SagaKind::Rejoin => format!("given up: {reason}; {} stays quarantined", self.state.old_primary),
+                    _ => format!("given up: {reason}; {} stays primary", self.state.old_primary),
+                }
             }
             LogEntry::Resolved => "done".into(),
         };
