@@ -534,9 +534,11 @@ impl Cluster {
     ) {
         let Some(old_primary) = self.state.primary.clone() else { return };
         let before = self.state.clone();
-        let epoch = self.state.epoch.next();
+        // Never below what a member has stored: the store may have been restored from a backup, or begun anew.
+        let epoch = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).next();
         self.state.epoch = epoch;
-        if kind == SagaKind::Failover {
+        // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
+        if kind == SagaKind::Failover || matches!(trigger, Trigger::Rule(_)) {
             self.state.failovers_unix_ms.push(own.anchor.unix_ms_at(now));
             let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
             self.state.failovers_unix_ms.drain(..extra);
