@@ -810,6 +810,14 @@ impl Cluster {
 
     // ---- effects in their order -------------------------------------------------------------------------------
 
+    /// The same with the open incident, if there is one: for what a person notes in it.
+    pub(super) fn persist_state_and_incident(&mut self, before: ClusterState, own: &mut Own) {
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
+        records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
+        self.persist(own, records, Purpose::State, before);
+        self.tell_incident();
+    }
+
     pub(super) fn persist_state(&mut self, before: ClusterState, own: &mut Own) {
         let record = Record::Cluster { expected: before.epoch, state: self.state.clone() };
         self.persist(own, vec![record], Purpose::State, before);

@@ -207,7 +207,7 @@ impl Cluster {
         }
         let before = self.state.clone();
         self.state.cooldown_over = true;
-        self.persist_state(before, own);
+        self.persist_state_and_incident(before, own);
         Ok(reply("acknowledged; the cooldown is over", Some(incident.clone())))
     }
 
