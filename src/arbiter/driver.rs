@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,8 +23,8 @@ use tokio::{
 
 use super::{
     clock, crash,
-    hands::{self, AllHands, Hands},
     handle::{Handle, Input, Query, TimedNotice},
+    hands::{self, AllHands, Hands},
     journal::Journal,
     outbox::Outbox,
     reports,
@@ -34,20 +34,20 @@ use crate::{
     engine::Engine,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId, Notice,
-        Observation, Operator, Record, Time,
-        command::CommandErrorCode,
-        effect::Run,
-        incident::Acknowledgement,
-        record::OpenIncident,
+        Observation, Observer, Operator, Record, Time, effect::Run, incident::Acknowledgement, record::OpenIncident,
         status::PrimaryView,
     },
     store::{Store, StoreError, VerdictLine},
+    sys::clock::Stopwatch,
+    telemetry::{events, metrics::Metrics},
 };
 
 /// The loop runs at least this often, so that its own lateness shows and the watchdog is fed.
 const TICK: Duration = Duration::from_millis(100);
 /// Inputs taken in one turn, so that a flood cannot keep the loop from acting.
 const INPUTS_A_TURN: usize = 4_096;
+/// How long the end waits for reports to be spooled.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// How long a harmless check of one fence path may take.
 const FENCE_CHECK_WITHIN: Duration = Duration::from_secs(5);
 
@@ -81,8 +81,8 @@ pub(super) struct Driver {
     pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
     pub(super) next_reply: u64,
     pub(super) last_turn: Time,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) on_tick: Box<dyn FnMut() + Send>,
-    pub(super) on_notice: Box<dyn FnMut(&TimedNotice) + Send>,
     pub(super) reload: Box<dyn FnMut() -> Result<Config, String> + Send>,
     pub(super) on_reloaded: Box<dyn FnMut(&AllHands) + Send>,
 }
@@ -129,25 +129,45 @@ impl Driver {
             }
             if is_flush {
                 let anchor = clock::anchor();
+                self.metrics.history_dropped.set(i64::try_from(self.journal.dropped()).unwrap_or(i64::MAX));
+                self.report_stats();
+                self.metrics.queue_depth.set(i64::try_from(self.inputs.len()).unwrap_or(i64::MAX));
                 self.engine.handle(now, Event::WallClockRead(anchor));
                 self.journal.flush(anchor.unix_ms);
             }
             if is_hangup {
-                match self.load() {
-                    Ok(text) => tracing::info!("{text}"),
-                    Err(text) => tracing::error!("the file was not loaded, the old policy stays:\n{text}"),
-                }
+                // What came of it is logged there.
+                drop(self.load());
             }
             self.carry_out();
+            self.metrics.decision_latency.observe(clock::now().since(now).as_secs_f64());
             // Only what passes between two turns is lateness; a turn's own length is part of it.
             self.last_turn = now;
         }
         self.journal.flush(clock::anchor().unix_ms);
+        if !self.outbox.flush(FLUSH_WITHIN).await {
+            tracing::warn!("some reports could not be spooled before the end");
+        }
+    }
+
+    fn report_stats(&self) {
+        for reporter in &self.outbox.stats().reporters {
+            let count = |result: &str, now: u64| {
+                let counter = self.metrics.reports.with_label_values(&[reporter.label.as_str(), result]);
+                counter.inc_by(now.saturating_sub(counter.get()));
+            };
+            count("sent", reporter.sent.load(Ordering::Relaxed));
+            count("failed", reporter.failed.load(Ordering::Relaxed));
+            count("refused", reporter.refused.load(Ordering::Relaxed));
+            let waiting = i64::try_from(reporter.waiting.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            self.metrics.reports_spooled.with_label_values(&[reporter.label.as_str()]).set(waiting);
+        }
     }
 
     fn notice_lateness(&mut self, now: Time) {
         let gap = now.since(self.last_turn);
         let late = gap.saturating_sub(TICK);
+        self.metrics.loop_late.set(late.as_secs_f64());
         if late >= self.engine.policy().arbiter.tilt_after {
             let detail = format!(
                 "the arbiter's own loop ran {} late: it was stopped, starved, or the machine slept",
@@ -168,6 +188,12 @@ impl Driver {
                     subject: seen.subject,
                     outcome: seen.outcome,
                 };
+                let source = match &observation.observer {
+                    Observer::Arbiter => "probe",
+                    Observer::Member(_) => "member",
+                    Observer::Node(_) => "node",
+                };
+                self.metrics.observations.with_label_values(&[source]).inc();
                 self.journal.take(self.engine.anchor().unix_ms_at(now), &observation);
                 self.engine.handle(now, Event::Observed(observation));
             }
@@ -305,7 +331,7 @@ impl Driver {
             self.outbox.send(report);
         }
         let timed = TimedNotice { at: now, anchor, notice };
-        (self.on_notice)(&timed);
+        events::emit(&timed, &self.metrics);
         // Nobody listening is no error.
         drop(self.notices.send(Arc::new(timed)));
     }
@@ -319,12 +345,23 @@ impl Driver {
 
     /// Loads the file anew. A bad one changes nothing. What only a start can change is said.
     fn load(&mut self) -> Result<String, String> {
+        let result = self.try_load();
+        self.metrics.config_reload_ok.set(i64::from(result.is_ok()));
+        match &result {
+            Ok(text) => tracing::info!("{text}"),
+            Err(text) => tracing::error!("the file was not loaded, the old policy stays:\n{text}"),
+        }
+        result
+    }
+
+    fn try_load(&mut self) -> Result<String, String> {
         let config = (self.reload)()?;
         let hands = hands::build(&config)?;
         let now = clock::now();
         // Open incidents keep the hands that they began with.
         for view in self.engine.primaries() {
-            if let (Some(incident), Some(hands)) = (self.engine.incident(&view.cluster), self.hands.get(&view.cluster)) {
+            if let (Some(incident), Some(hands)) = (self.engine.incident(&view.cluster), self.hands.get(&view.cluster))
+            {
                 self.frozen.entry(incident.id.clone()).or_insert_with(|| (Arc::clone(hands), None));
             }
         }
@@ -370,9 +407,15 @@ pub(super) async fn write_records(
     store: Arc<dyn Store>,
     mut records: mpsc::UnboundedReceiver<(u64, Vec<Record>)>,
     to_inner: mpsc::UnboundedSender<Inner>,
+    metrics: Arc<Metrics>,
 ) {
     while let Some((id, records)) = records.recv().await {
+        let watch = Stopwatch::start();
         let result = store.persist(&records).await;
+        metrics.persist_duration.observe(watch.elapsed().as_secs_f64());
+        if result.is_err() {
+            metrics.persist_failures.inc();
+        }
         crash::point_records("after-persist", &records);
         if to_inner.send(Inner::Stored(id, result)).is_err() {
             return;
@@ -422,10 +465,4 @@ pub(super) fn frozen_hands(
             Some((open.incident.id.clone(), (Arc::clone(hands.get(&open.incident.cluster)?), policy)))
         })
         .collect()
-}
-
-/// The answer when the arbiter stops before a command was carried out.
-#[must_use]
-pub(super) fn stopping() -> CommandError {
-    CommandError::new(CommandErrorCode::WrongState, "the arbiter is stopping")
 }

@@ -11,8 +11,8 @@ use crate::{
     config::{ClusterConfig, Config},
     fence::{Fence, ReadOnlyFlag},
     model::{
-        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget, Order,
-        Outcome, StepResult, Target, WriteAttempt, WriteOutcome, effect::Run,
+        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
+        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, effect::Run,
     },
     redirect::Redirect,
 };
@@ -180,7 +180,11 @@ impl Hands {
     }
 
     /// Exercises every fence path without harm, for every member that could need it.
-    pub async fn check_fences(&self, policy: &ClusterPolicy, deadline: Duration) -> Vec<(MemberName, usize, usize, FenceHealth)> {
+    pub async fn check_fences(
+        &self,
+        policy: &ClusterPolicy,
+        deadline: Duration,
+    ) -> Vec<(MemberName, usize, usize, FenceHealth)> {
         let mut found = Vec::new();
         for (level, methods) in self.fences.iter().enumerate() {
             for (method, fence) in methods.iter().enumerate() {
@@ -189,10 +193,11 @@ impl Hands {
                     if spec.is_some_and(|s| !s.applies_to(name)) {
                         continue;
                     }
-                    let health = match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
-                        Ok(health) => health,
-                        Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
-                    };
+                    let health =
+                        match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
+                            Ok(health) => health,
+                            Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
+                        };
                     found.push((name.clone(), level, method, health));
                 }
             }

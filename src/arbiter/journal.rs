@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// The way into the history.
-pub struct Journal {
+pub(super) struct Journal {
     lines: mpsc::Sender<Line>,
     batch: Vec<Observation>,
     dropped: Arc<AtomicU64>,
@@ -36,7 +36,7 @@ enum Line {
 impl Journal {
     /// Starts the writer.
     #[must_use]
-    pub fn start(store: Arc<dyn Store>) -> Self {
+    pub(super) fn start(store: Arc<dyn Store>) -> Self {
         let (lines, mut received) = mpsc::channel::<Line>(64);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
@@ -71,7 +71,7 @@ impl Journal {
     }
 
     /// Takes an observation. When the writer is behind, the history has gaps; memory stays bounded.
-    pub fn take(&mut self, unix_ms: i64, seen: &Observation) {
+    pub(super) fn take(&mut self, unix_ms: i64, seen: &Observation) {
         self.batch.push(seen.clone());
         if self.batch.len() >= BATCH {
             self.flush(unix_ms);
@@ -79,7 +79,7 @@ impl Journal {
     }
 
     /// Hands the batch to the writer.
-    pub fn flush(&mut self, unix_ms: i64) {
+    pub(super) fn flush(&mut self, unix_ms: i64) {
         if self.batch.is_empty() {
             return;
         }
@@ -91,7 +91,7 @@ impl Journal {
     }
 
     /// Takes a change of verdict.
-    pub fn verdict(&self, line: VerdictLine) {
+    pub(super) fn verdict(&self, line: VerdictLine) {
         if self.lines.try_send(Line::Verdict(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -99,13 +99,13 @@ impl Journal {
 
     /// How often to flush.
     #[must_use]
-    pub const fn every() -> Duration {
+    pub(super) const fn every() -> Duration {
         EVERY
     }
 
     /// Lines that were not kept.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 }

@@ -1,4 +1,289 @@
 //! The arbiter process: the driver that owns the engine, the only clock, the journal, and the effects.
+//!
+//! [`run`] is the whole life of it: read the file, open the store, take up what the last life left, listen, watch,
+//! judge, act. Everything that happens reaches the driver's one queue through [`handle::Handle`].
 
+pub mod clock;
+mod crash;
+mod driver;
 pub mod handle;
+pub mod hands;
+mod journal;
+pub mod outbox;
+mod reports;
 pub mod signals;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast, mpsc, oneshot},
+};
+
+use self::{
+    driver::{Driver, check_fences, check_store, frozen_hands, publish_all, write_records},
+    handle::Handle,
+    hands::AllHands,
+    journal::Journal,
+    outbox::Outbox,
+    signals::canary::Receipts,
+};
+use crate::{
+    api,
+    broker::Broker,
+    config::{self, Config},
+    engine::Engine,
+    model::{ClusterName, NodeName, time::human},
+    report,
+    store::{
+        Store, StoreError,
+        sqlite::{Bounds, SqliteStore},
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// Observations that may wait for the driver. Beyond it they are dropped and counted: memory stays bounded.
+const QUEUE: usize = 65_536;
+/// Notices that a slow listener may be behind before it misses some.
+const NOTICES: usize = 1_024;
+
+/// The arbiter could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file has mistakes.
+    #[error("{0}")]
+    Config(String),
+    /// Something in the file cannot work.
+    #[error("{0}")]
+    Build(String),
+    /// The store cannot be used.
+    #[error("the store {path} cannot be used: {source}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// The interfaces cannot listen.
+    #[error(transparent)]
+    Api(#[from] api::StartError),
+    /// A signal cannot be waited for.
+    #[error("signals of the operating system cannot be waited for: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the arbiter until it is told to stop by SIGTERM or SIGINT. SIGHUP loads the file anew.
+///
+/// # Errors
+/// Why it could not start.
+pub async fn run(path: &Path) -> Result<(), StartError> {
+    let config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let hands = hands::build(&config).map_err(StartError::Build)?;
+    let store = open_store(&config).await?;
+    let recovered =
+        store.recover().await.map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
+    for open in &recovered.open {
+        tracing::warn!(incident = %open.incident.id, cluster = %open.incident.cluster, "taking up an open incident");
+    }
+
+    let metrics = Arc::new(Metrics::new());
+    let (to_driver, inputs) = mpsc::channel(QUEUE);
+    let (notices, _) = broadcast::channel(NOTICES);
+    let (to_inner, inner) = mpsc::unbounded_channel();
+    let (to_store, records) = mpsc::unbounded_channel();
+    let config = Arc::new(ArcSwap::from_pointee(config));
+    let handle = Handle {
+        inputs: to_driver,
+        notices: notices.clone(),
+        primaries: Arc::new(ArcSwap::from_pointee(BTreeMap::new())),
+        config: Arc::clone(&config),
+        store: Arc::clone(&store),
+    };
+
+    let frozen = frozen_hands(&recovered.open, &hands);
+    let anchor = clock::anchor();
+    let seed = clock::now().0 ^ u64::from(std::process::id()).rotate_left(32) ^ anchor.unix_ms.unsigned_abs();
+    let policy = config.load().policy.clone();
+    let engine = Engine::new(clock::now(), anchor, seed, policy, recovered);
+    let mut primaries = BTreeMap::new();
+    publish_all(&engine, &mut primaries, &handle);
+
+    let mut reporters = Vec::new();
+    for kind in &config.load().reports {
+        reporters.push(kind.build().map_err(StartError::Build)?);
+    }
+    let outbox = Outbox::start(Arc::clone(&store), reporters);
+
+    let receipts = Receipts::default();
+    let (stop_api, api_stopped) = oneshot::channel::<()>();
+    let options =
+        api::Options { markdown: Some(|incident, _| report::render::markdown(incident)), ..Default::default() };
+    let api_shutdown = async move { drop(api_stopped.await) };
+    let api = api::serve_with(
+        options,
+        handle.clone(),
+        Arc::new(ApiReceipts(receipts.clone())),
+        Arc::clone(&metrics),
+        api_shutdown,
+    )
+    .await?;
+    if let Some(http) = api.http {
+        tracing::info!(%http, "listening");
+    }
+
+    let watch = Arc::new(Mutex::new(Watching::start(&handle, &hands, &receipts, &to_inner)));
+    tokio::spawn(write_records(Arc::clone(&store), records, to_inner.clone(), Arc::clone(&metrics)));
+    tokio::spawn(check_store(Arc::clone(&store), to_inner.clone()));
+
+    let (stop, stopped) = oneshot::channel();
+    let (to_hangup, hangup) = mpsc::channel(1);
+    let on_reloaded = {
+        let (handle, receipts, to_inner) = (handle.clone(), receipts.clone(), to_inner.clone());
+        move |hands: &AllHands| {
+            // The old probes end before the new ones begin.
+            let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+            watch.stop();
+            *watch = Watching::start(&handle, hands, &receipts, &to_inner);
+        }
+    };
+    let driver = Driver {
+        engine,
+        config,
+        store,
+        handle: handle.clone(),
+        inputs,
+        inner,
+        to_inner,
+        to_store,
+        hands,
+        frozen,
+        primaries,
+        notices,
+        journal: Journal::start(handle.store()),
+        outbox,
+        replies: HashMap::new(),
+        next_reply: 0,
+        last_turn: clock::now(),
+        metrics: Arc::clone(&metrics),
+        on_tick: Box::new(|| drop(sd_notify::notify(&[NotifyState::Watchdog]))),
+        reload: {
+            let path = path.to_owned();
+            Box::new(move || {
+                drop(sd_notify::notify(&reloading()));
+                let result = config::load(&path).map_err(|mistakes| mistakes.to_string());
+                drop(sd_notify::notify(&[NotifyState::Ready]));
+                result
+            })
+        },
+        on_reloaded: Box::new(on_reloaded),
+    };
+    tokio::spawn(wait_for_signals(stop, to_hangup).map_err(StartError::Signals)?);
+    drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("watching")]));
+    driver.run(stopped, hangup).await;
+    drop(sd_notify::notify(&[NotifyState::Stopping]));
+    drop(stop_api);
+    drop(tokio::time::timeout(std::time::Duration::from_secs(2), api.finished()).await);
+    Ok(())
+}
+
+/// The file, judged as `run` would before it touches anything but the store's lock.
+///
+/// # Errors
+/// What would keep the arbiter from starting.
+pub async fn check(path: &Path) -> Result<Config, StartError> {
+    let config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
+    hands::build(&config).map_err(StartError::Build)?;
+    for kind in &config.reports {
+        kind.build().map_err(StartError::Build)?;
+    }
+    drop(open_store(&config).await?);
+    Ok(config)
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    let arbiter = &config.arbiter;
+    let bounds =
+        Bounds { keep_for: arbiter.keep_history_for, observations: arbiter.keep_observations, ..Bounds::default() };
+    match SqliteStore::open(&arbiter.store, bounds).await {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(source) => Err(StartError::Store { path: arbiter.store.clone(), source }),
+    }
+}
+
+/// The signal sources and the fence checks of one configuration.
+struct Watching {
+    signals: Option<signals::Running>,
+    fences: tokio::task::JoinHandle<()>,
+}
+
+impl Watching {
+    fn start(
+        handle: &Handle,
+        hands: &AllHands,
+        receipts: &Receipts,
+        to_inner: &mpsc::UnboundedSender<driver::Inner>,
+    ) -> Self {
+        let brokers: BTreeMap<ClusterName, Arc<dyn Broker>> =
+            hands.iter().filter_map(|(name, hands)| Some((name.clone(), hands.broker()?))).collect();
+        Self {
+            signals: Some(signals::start(handle, brokers, receipts)),
+            fences: tokio::spawn(check_fences(handle.clone(), hands.clone(), to_inner.clone())),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.signals = None;
+        self.fences.abort();
+    }
+}
+
+struct ApiReceipts(Receipts);
+
+impl api::CanaryReceipts for ApiReceipts {
+    fn received(&self, cluster: &ClusterName, node: &NodeName, id: &str) {
+        self.0.received(cluster, node, id);
+    }
+
+    fn node_reported(&self, cluster: &ClusterName, node: &NodeName) {
+        self.0.node_reported(cluster, node);
+    }
+}
+
+/// `RELOADING=1` with the monotonic moment that systemd wants to tell reloads apart.
+fn reloading() -> Vec<NotifyState<'static>> {
+    match NotifyState::monotonic_usec_now() {
+        Ok(moment) => vec![NotifyState::Reloading, moment],
+        Err(_) => vec![NotifyState::Reloading],
+    }
+}
+
+fn wait_for_signals(
+    stop: oneshot::Sender<()>,
+    hangup: mpsc::Sender<()>,
+) -> Result<impl Future<Output = ()>, std::io::Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    let started = clock::now();
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // A reload that is asked for while one is waiting is the same reload.
+                _ = hup.recv() => drop(hangup.try_send(())),
+            }
+        }
+        tracing::info!("stopping after {}", human(clock::now().since(started)));
+        let _ = stop.send(());
+    })
+}

@@ -1,10 +1,6 @@
 //! Which notices become reports to people, and under which key.
 
-use crate::model::{
-    ClusterName, Notice, Report, Time, WallAnchor,
-    explain::Guard,
-    report::ReportSubject,
-};
+use crate::model::{ClusterName, Notice, Report, Time, WallAnchor, explain::Guard, report::ReportSubject};
 
 /// The report that a notice makes, if people should be told. An incident stays open with people until somebody
 /// acknowledged it: an alert that resolves by itself at four in the morning is missed.
@@ -49,7 +45,12 @@ pub(super) fn report_of(at: Time, anchor: WallAnchor, arbiter: &str, notice: &No
         Notice::GuardChanged { cluster, guard, blocks, reason }
             if matches!(
                 guard,
-                Guard::NoCandidate | Guard::NoFence | Guard::StoreLost | Guard::PrimaryUnclear | Guard::Storm | Guard::Isolated
+                Guard::NoCandidate
+                    | Guard::NoFence
+                    | Guard::StoreLost
+                    | Guard::PrimaryUnclear
+                    | Guard::Storm
+                    | Guard::Isolated
             ) =>
         {
             warning(Some(cluster), guard.as_str(), reason.clone(), !blocks)

@@ -10,10 +10,11 @@
 //!
 //! What the operator provides: `masterauth` and `masteruser` on every instance, if there are passwords, and
 //! `tls-replication` where it applies: Coroner never hands its own credentials to an instance. The user needs the
-//! commands `ping info get set mset config replicaof client publish xadd` and the keys `<key_prefix>:*`.
+//! commands `ping info get set mset config replicaof client publish xadd psync` (those that apply) and the keys `<key_prefix>:*`.
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -37,6 +38,7 @@ mod acts;
 mod connection;
 mod fence;
 mod info;
+mod tail;
 
 use connection::{Connection, Door};
 use info::Info;
@@ -60,6 +62,10 @@ pub struct Redis {
     /// Write changes of role, and the read-only fence, into the instance's own configuration file (`CONFIG
     /// REWRITE`), so that a restart keeps them. Default true. An instance without such a file is left as it is.
     pub persist_role: Option<bool>,
+    /// Directory, on the arbiter's host, that keeps what an old primary had beyond the new one, before it is made to
+    /// follow: one file per rejoin, in the protocol of Redis. Without it, such writes are counted, told, and lost with
+    /// the full copy. Needs the right to `psync`.
+    pub keep_tail_in: Option<String>,
 }
 
 /// TLS towards the instances.
@@ -82,6 +88,7 @@ pub struct RedisBroker {
     prefix: String,
     canary: Canary,
     persist_role: bool,
+    keep_tail_in: Option<PathBuf>,
     /// Connections opened before a fence, by address.
     held: Mutex<HashMap<String, Held>>,
 }
@@ -115,6 +122,7 @@ impl RedisBroker {
             prefix,
             canary,
             persist_role: config.persist_role.unwrap_or(true),
+            keep_tail_in: config.keep_tail_in.as_ref().map(PathBuf::from),
             held: Mutex::default(),
         })
     }

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::exit::{Code, Exit, Failure};
-use crate::telemetry::log::Format;
+use crate::{
+    arbiter::{self, StartError},
+    telemetry::log::{self, Format},
+};
 
 /// Run the arbiter.
 #[derive(Debug, clap::Args)]
@@ -11,7 +14,7 @@ pub(super) struct Args {
     /// The configuration file.
     #[arg(short, long, env = "CORONER_CONFIG", default_value = "/etc/coroner/coroner.yaml", value_name = "FILE")]
     pub(super) config: PathBuf,
-    /// How to log. The level is set with RUST_LOG.
+    /// How to log. The level is set with CORONER_LOG.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub(super) log: Format,
     /// Check the file and the store, say what would be run, and end.
@@ -20,11 +23,23 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    serve(&args)
+    log::init(args.log, None).map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
+    if args.check_only {
+        let config = arbiter::check(&args.config).await.map_err(failure)?;
+        let clusters = config.policy.clusters.len();
+        tracing::info!(clusters, policy = %config.policy.hash, "the arbiter could be run with this file");
+        return Ok(Exit::OK);
+    }
+    arbiter::run(&args.config).await.map_err(failure)?;
+    Ok(Exit::OK)
 }
 
-fn serve(args: &Args) -> Result<Exit, Failure> {
-    let Args { config, log, check_only } = args;
-    let text = format!("The arbiter is not part of this build ({}, {log:?}, {check_only}).", config.display());
-    Err(Failure::new(Code::Internal, text))
+fn failure(error: StartError) -> Failure {
+    let code = match &error {
+        StartError::Config(_) | StartError::Build(_) => Code::Config,
+        StartError::Store { .. } => Code::CannotCreate,
+        StartError::Api(_) => Code::Unavailable,
+        StartError::Signals(_) => Code::Internal,
+    };
+    Failure::new(code, error.to_string())
 }

@@ -587,3 +587,125 @@ impl<'de> Deserialize<'de> for Id {
         d.deserialize_newtype_struct(shape::NODE, V)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{
+        Severity,
+        shape::{At, Entries, OneOrMany, Tagged},
+        yaml,
+    };
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Inner {
+        n: Option<u32>,
+        text: Option<String>,
+        list: Vec<u8>,
+        map: BTreeMap<String, f64>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Strict {
+        must: u32,
+        inner: Inner,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        One(Inner),
+        Two(Strict),
+        Unit,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Beside {
+        deadline: Option<u32>,
+    }
+
+    fn read<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<String>) {
+        let mut notes = Notes::new("t", text);
+        let tree = yaml::parse(text, &mut notes).unwrap();
+        let value = decode(&tree, tree.root.unwrap(), &mut notes);
+        let list = notes.take(Severity::Error);
+        (value, list.iter().map(|d| format!("{}:{} {}", d.line, d.column, d.message)).collect())
+    }
+
+    #[test]
+    fn all_mistakes_are_found_and_the_rest_is_kept() {
+        let (value, mistakes) = read::<Inner>("n: x\ntext: 5\nlist: [1, 300, a, 4]\nmap: { a: 1, b: c }\nother: 1\n");
+        assert_eq!(
+            mistakes,
+            [
+                "1:4 expected a whole number, found `x`",
+                "3:11 expected a whole number, found `300`",
+                "3:16 expected a whole number, found `a`",
+                "4:17 expected a number, found `c`",
+                "5:1 there is no key `other`",
+            ]
+        );
+        let value = value.unwrap();
+        assert_eq!((value.n, value.text.as_deref(), value.list), (None, Some("5"), vec![1, 4]));
+        assert_eq!(value.map, BTreeMap::from([("a".into(), 1.0)]));
+    }
+
+    #[test]
+    fn what_is_missing_only_because_it_was_wrong_is_not_noted() {
+        let (value, mistakes) = read::<BTreeMap<String, Strict>>(
+            "a: { must: x, inner: {} }\nb: { inner: { n: y } }\nc: { must: 1, inner: {} }\n",
+        );
+        assert_eq!(
+            mistakes,
+            [
+                "1:12 expected a whole number, found `x`",
+                "2:1 `must` is missing",
+                "2:18 expected a whole number, found `y`"
+            ]
+        );
+        assert_eq!(value.unwrap().into_keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn kinds_are_one_key_maps_or_words_with_modifiers_beside() {
+        type Methods = Vec<At<Tagged<Kind, Beside>>>;
+        let (value, mistakes) = read::<Methods>("[{ one: { n: 1 }, deadline: 2 }, one, unit, { unit: }]");
+        assert_eq!(mistakes, [""; 0]);
+        let value = value.unwrap();
+        assert_eq!(value[0].value.modifiers.deadline, Some(2));
+        assert_eq!(value[0].value.kind, Kind::One(Inner { n: Some(1), ..Inner::default() }));
+        assert_eq!(value[1].value.kind, Kind::One(Inner::default()));
+        assert_eq!((&value[2].value.kind, &value[3].value.kind), (&Kind::Unit, &Kind::Unit));
+
+        let (_, mistakes) = read::<Methods>(
+            "- { one: {}, two: {} }\n- { deadline: 1 }\n- { eno: {} }\n- two\n- { one: {}, daedline: 1 }\n- []\n- { one: {}, deadline: x }\n- { unit: 5 }\n",
+        );
+        assert_eq!(
+            mistakes,
+            [
+                "1:14 `one` and `two` are two things: write one of them",
+                "2:3 it does not say which: write one of `one`, `two`, `unit`",
+                "3:5 there is no choice `eno`",
+                "4:3 `must` is missing",
+                "5:14 there is no choice `daedline`",
+                "6:3 expected one of `one`, `two`, `unit`, found a list",
+                "7:24 expected a whole number, found `x`",
+                "8:3 write `unit` alone",
+            ]
+        );
+    }
+
+    #[test]
+    fn places_are_kept() {
+        let (value, _) = read::<Entries<OneOrMany<At<String>>>>("a: x\nb: [y, z]\n");
+        let entries = value.unwrap().0;
+        assert_eq!((entries[0].0.value.as_str(), entries[1].0.value.as_str()), ("a", "b"));
+        assert!(matches!(&entries[0].1.value, OneOrMany::One(x) if x.value == "x"));
+        assert!(matches!(&entries[1].1.value, OneOrMany::Many(list) if list.len() == 2 && list[0].id != list[1].id));
+    }
+}

@@ -199,15 +199,20 @@ impl Notes {
     }
 }
 
-/// The one of `known` that was probably meant.
+/// The one of `known` that was probably meant. Of several that are equally near, none.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
-    known
+    let mut near: Vec<(f64, &str)> = known
         .into_iter()
         .map(|k| (strsim::jaro_winkler(&lower, &k.to_lowercase()), strsim::damerau_levenshtein(&lower, k), k))
         .filter(|(likeness, distance, k)| *likeness > 0.85 || *distance <= 1 + k.chars().count() / 5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, _, k)| k)
+        .map(|(likeness, _, k)| (likeness, k))
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    match near[..] {
+        [(best, _), (second, _), ..] if best - second < 1e-9 => None,
+        _ => near.first().map(|(_, k)| *k),
+    }
 }
 
 /// "did you mean …?", or the list of what there is.

@@ -252,3 +252,174 @@ const fn node_report(kind: SignalKind, condition: &Condition) -> Truths {
         _ => Truths::UNKNOWN,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::{Environment, load_text};
+
+    struct Nothing;
+    impl Environment for Nothing {
+        fn var(&self, _: &str) -> Option<String> {
+            None
+        }
+        fn read(&self, _: &Path) -> Result<String, String> {
+            Err("none".into())
+        }
+        fn credentials_directory(&self) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    const SIGNALS: &str = r#"
+      heartbeat: { push: { from: primary, every: 1s } }
+      beats: { push: { from: members, every: 1s } }
+      arrivals: { push: { from: nodes, every: 1s } }
+      alarm: { alert: { labels: { alertname: X } } }
+      canary: { canary: { to: nodes, every: 1s } }
+      ping: { broker: { ask: ping, of: primary, every: 1s } }
+      pings: { broker: { ask: ping, of: members, every: 1s } }
+      roles: { broker: { ask: role, of: members, every: 1s } }
+      link: { broker: { ask: replication_link, of: standbys, every: 1s } }
+      write: { broker: { ask: write, of: primary, every: 1s } }
+      port: { tcp: {}, of: primary, every: 1s }
+      script: { exec: { command: [/bin/x] }, of: primary, every: 1s }
+      load: { prometheus: { url: "http://{address}/", metric: m }, of: nodes, every: 1s }
+"#;
+
+    fn findings(when: &str, failover: &str) -> Vec<Finding> {
+        let text = format!(
+            r#"
+arbiter: {{ name: a1, listen: "10.0.0.13:7400", store: "sqlite:/x" }}
+clusters:
+  c:
+    mode: auto
+    broker: {{ redis: {{}} }}
+    members: {{ a: {{ address: "10.0.0.11:1" }}, b: {{ address: "10.0.0.12:1" }} }}
+    nodes: [n1, n2, n3]
+    signals: {SIGNALS}
+    death_rules:
+      - {{ name: r, when: {when}, verdict: dead, then: failover }}
+    failover: {{ {failover} }}
+"#
+        );
+        let config = load_text(&text, "t.yaml", &Nothing).unwrap_or_else(|m| panic!("{when}: {m}"));
+        let findings = lint(&config);
+        assert_eq!(config.warnings.len(), findings.len(), "every finding is a warning with its place");
+        findings
+    }
+
+    const SOUND: &str = "fence: [{ firewall: {} }], max_loss: any";
+
+    fn fires_when_isolated(when: &str) -> bool {
+        findings(when, SOUND).iter().any(|f| f.kind == FindingKind::FiresWhenIsolated)
+    }
+
+    #[test]
+    fn a_rule_that_a_cut_cable_of_the_arbiter_can_make_true_is_named() {
+        for when in [
+            "{ heartbeat: { silent: 10s } }",
+            "{ heartbeat: { phi_above: 8 } }",
+            "{ ping: failing }",
+            "{ ping: { failing: 3 of 5 } }",
+            "{ ping: { failed_with: timed_out } }",
+            "{ script: { failed_with: wrong_answer } }",
+            "{ not: { ping: ok } }",
+            "{ all: [{ heartbeat: { silent: 10s } }, { port: { silent: 10s } }, { write: failing }] }",
+            "{ any: [{ ping: failing }, { arrivals: { silent: 5s } }] }",
+            "{ at_least: { count: majority, of: pings, are: failing } }",
+            "{ at_least: { count: 2, of: [{ ping: failing }, { port: failing }, { link: up }] } }",
+            "{ pings: { unreachable_by: all } }",
+            "{ load: failing }",
+            "{ ping: failing, for: 10s }",
+            "{ not: { not: { ping: failing } } }",
+            "{ not: { all: [{ ping: ok }, { link: up }] } }",
+            "{ not: { ping: failing, for: 5s } }",
+        ] {
+            assert!(fires_when_isolated(when), "{when}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_needs_what_a_cut_off_arbiter_cannot_know_is_sound() {
+        for when in [
+            "{ arrivals: { silent: 5s } }",
+            "{ at_least: { count: majority, of: arrivals, are: { silent: 5s } } }",
+            "{ at_least: { count: majority, of: canary, are: { failing: 5 of 5 } } }",
+            "{ alarm: firing }",
+            "{ ping: ok }",
+            "{ link: down }",
+            "{ not: { link: up } }",
+            "{ roles: { role_is: standby } }",
+            "{ roles: { lag_above: 10 } }",
+            "{ write: { writable: false } }",
+            "{ load: { above: 1 } }",
+            "{ not: { heartbeat: ok } }",
+            "{ ping: { failed_with: loading } }",
+            "{ not: { ping: failing } }",
+            "{ all: [{ heartbeat: { silent: 10s } }, { at_least: { count: majority, of: arrivals, are: { silent: 5s } } }, { not: { link: up } }] }",
+            "{ at_least: { count: 2, of: [{ ping: failing }, { link: down }, { arrivals: { silent: 5s } }] } }",
+            "{ at_least: { count: all, of: pings, are: ok } }",
+            "{ not: { any: [{ ping: failing }, { arrivals: { silent: 5s } }] } }",
+        ] {
+            assert!(!fires_when_isolated(when), "{when}");
+        }
+    }
+
+    #[test]
+    fn sets_of_truths_count_like_their_members() {
+        let (t, f, u) = (Truths::TRUE, Truths::FALSE, Truths::UNKNOWN);
+        for (need, of, expected) in [
+            (1, vec![t, f, u], t),
+            (2, vec![t, f, u], u),
+            (3, vec![t, f, u], f),
+            (2, vec![t, t, u], t),
+            (1, vec![f, f], f),
+            (1, vec![u, f], u),
+            (1, vec![], f),
+            (1, vec![Truths::TRUE_OR_FALSE], Truths::TRUE_OR_FALSE),
+            (1, vec![Truths::NOT_TRUE, f], Truths::NOT_TRUE),
+            (2, vec![Truths::TRUE_OR_FALSE, u], Truths::NOT_TRUE),
+        ] {
+            assert_eq!(Truths::at_least(need, &of), expected, "{need} of {of:?}");
+        }
+    }
+
+    fn kinds(when: &str, failover: &str) -> Vec<FindingKind> {
+        findings(when, failover).iter().map(|f| f.kind).collect()
+    }
+
+    #[test]
+    fn a_bare_condition_over_several_is_named_unless_it_is_denied() {
+        assert_eq!(kinds("{ arrivals: { silent: 5s } }", SOUND), [FindingKind::AnyOfSeveral]);
+        assert_eq!(kinds("{ not: { pings: ok } }", SOUND), [FindingKind::FiresWhenIsolated]);
+        assert_eq!(kinds("{ link: down }", SOUND), []);
+    }
+
+    #[test]
+    fn a_proof_that_can_never_be_reached_is_named() {
+        let out_of_reach = |fence: &str| kinds("{ link: down }", &format!("fence: {fence}, max_loss: any"));
+        assert_eq!(out_of_reach("[read_only]"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ file_flag: { path: /x, key: k, fenced: v } }]"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ signal: { pid_file: /x } }]"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ signal: { pid_file: /x, supervisor: none } }]"), []);
+        assert_eq!(out_of_reach("[{ firewall: {}, members: [a] }]"), [FindingKind::ProofOutOfReach]);
+        assert_eq!(out_of_reach("[read_only, { fence_agent: { name: f } }]"), []);
+        assert_eq!(out_of_reach("[read_only], proof: read_back"), []);
+        assert_eq!(
+            out_of_reach("[{ exec: { command: [/x] } }], proof: claim, unsafe: true"),
+            [FindingKind::LoweredProof]
+        );
+    }
+
+    #[test]
+    fn a15_an_arbiter_on_a_members_host_is_named() {
+        let text = include_str!("../../config/examples/redis.yaml").replace("10.0.0.13:7400", "10.0.0.12:7400");
+        let text = text.replace("${file:", "0123456789abcdef $${");
+        let config = load_text(&text, "t.yaml", &Nothing).map_err(|m| m.to_string()).unwrap();
+        assert_eq!(lint(&config).iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::Colocated]);
+        assert!(config.warnings.iter().any(|w| w.contains("third host")), "{:?}", config.warnings);
+    }
+}

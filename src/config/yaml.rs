@@ -129,12 +129,7 @@ pub(super) fn parse(text: &str, notes: &mut Notes) -> Option<Tree> {
                 let marker = error.marker();
                 let (line, column) = (marker.line() as u32, marker.col() as u32 + 1);
                 let (message, help) = explain(text, line, &error.info());
-                builder.notes.push(
-                    super::Severity::Error,
-                    Place { line, column, end: column + 1 },
-                    message,
-                    help.map(Into::into),
-                );
+                builder.notes.push(super::Severity::Error, Place { line, column, end: column + 1 }, message, help);
                 return None;
             }
         };
@@ -155,19 +150,39 @@ pub(super) fn parse(text: &str, notes: &mut Notes) -> Option<Tree> {
 }
 
 /// The parser's words, and what usually lies behind them.
-fn explain(text: &str, line: u32, info: &str) -> (String, Option<&'static str>) {
+fn explain(text: &str, line: u32, info: &str) -> (String, Option<String>) {
     let at = text.lines().nth((line as usize).saturating_sub(1)).unwrap_or_default();
     let indent: String = at.chars().take_while(|c| c.is_whitespace()).collect();
     let help = if indent.contains('\t') || info.contains("tab") {
-        Some("YAML does not allow tabs for indentation: use blanks")
+        Some("YAML does not allow tabs for indentation: use blanks".into())
+    } else if let Some((bracket, opened)) = unclosed(text, line) {
+        Some(format!("the `{bracket}` in line {opened} may not be closed"))
     } else if info.contains("mapping values are not allowed") {
-        Some("check the indentation of this line and the one before, and put quotes around a value that holds `: `")
-    } else if info.contains("flow") || info.contains("did not find expected ',' or") {
-        Some("a `{` or `[` is not closed, or a comma is missing")
+        Some("check the indentation here and one line above; put quotes around a value that holds `: `".into())
     } else {
         None
     };
     (format!("this is not YAML: {info}"), help)
+}
+
+/// The innermost bracket that is open before that line, as far as a look without a parser can tell.
+fn unclosed(text: &str, before: u32) -> Option<(char, usize)> {
+    let mut open = Vec::new();
+    for (i, line) in text.lines().enumerate().take((before as usize).saturating_sub(1)) {
+        let (mut quote, mut last) = (None, ' ');
+        for c in line.chars() {
+            match (quote, c) {
+                (None, '#') if last.is_whitespace() => break,
+                (None, '"' | '\'') if !last.is_alphanumeric() => quote = Some(c),
+                (Some(q), _) if q == c => quote = None,
+                (None, '[' | '{') => open.push((c, i + 1)),
+                (None, ']' | '}') => drop(open.pop()),
+                _ => {}
+            }
+            last = c;
+        }
+    }
+    open.pop()
 }
 
 fn place(span: &Span) -> Place {

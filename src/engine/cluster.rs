@@ -61,8 +61,10 @@ pub(super) struct Cluster {
     told_two_primaries: Vec<MemberName>,
     /// Members whose rejoin ended without success; a person has to ask for the next one.
     rejoin_given_up: Vec<MemberName>,
-    /// No rejoin is begun before this, so that a member that just came up has settled.
+    /// When the primary changed. A quarantined member has to be seen after that to come back.
     primary_since: Time,
+    /// When the newest incident ended: what members said before that of their roles is not held against them.
+    pub(super) settled_at: Time,
 }
 
 /// What a persist was for.
@@ -107,6 +109,7 @@ impl Cluster {
             told_two_primaries: Vec::new(),
             rejoin_given_up: Vec::new(),
             primary_since: now,
+            settled_at: Time::ZERO,
             policy,
             state,
         }
@@ -347,7 +350,7 @@ impl Cluster {
     }
 
     fn tell_two_primaries(&mut self, now: Time) {
-        let mut claims = self.view.claims_of_primary(&self.policy, now);
+        let mut claims = self.view.claims_of_primary(&self.policy, now, self.settled_at);
         // A member behind a closed gate may say what it likes.
         claims.retain(|m| !self.state.quarantined.get(m).is_some_and(|q| self.has_gate(q)));
         let members = if claims.len() > 1 { claims } else { Vec::new() };
@@ -393,7 +396,7 @@ impl Cluster {
         if !self.policy.has_broker {
             return initial.cloned();
         }
-        let claims = self.view.claims_of_primary(&self.policy, now);
+        let claims = self.view.claims_of_primary(&self.policy, now, self.settled_at);
         let [only] = claims.as_slice() else { return None };
         let fresh = self.policy.failover.candidate_fresh_for.max(Duration::from_secs(1));
         let has_follower =
@@ -565,13 +568,14 @@ impl Cluster {
             arbiter: own.arbiter.clone(),
             ..failover::frozen(&Policy::default(), &self.policy)
         };
-        let mut records = vec![
+        // The incident comes first: what belongs to it needs it.
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
+        records.extend([
             Record::Cluster { expected: before.epoch, state: self.state.clone() },
             Record::IncidentPolicy { incident: incident.clone(), policy: Box::new(frozen) },
             Record::Log { incident, cluster: self.policy.name.clone(), number, entry },
-        ];
+        ]);
         records.extend(self.log_records(&steps));
-        records.extend(self.incident_record());
         self.persist(own, records, Purpose::Open { before: Box::new(before), reply_to });
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
@@ -682,12 +686,11 @@ impl Cluster {
         for (_, entry) in &steps.entries {
             self.apply_to_state(now, entry);
         }
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
         if self.state != before {
             records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
         }
         records.extend(self.log_records(&steps));
-        records.extend(self.incident_record());
         self.persist(own, records, Purpose::Saga);
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
@@ -705,6 +708,7 @@ impl Cluster {
             if saga.incident.kind == SagaKind::Rejoin && saga.state().aborted {
                 self.rejoin_given_up.push(saga.incident.old_primary.clone());
             }
+            self.settled_at = now;
             self.is_dirty = true;
         }
     }

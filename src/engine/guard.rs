@@ -169,7 +169,7 @@ impl Cluster {
         };
         let foreign: Vec<MemberName> = self
             .view
-            .claims_of_primary(&self.policy, now)
+            .claims_of_primary(&self.policy, now, self.settled_at)
             .into_iter()
             .filter(|m| m != primary && !self.state.quarantined.contains_key(m))
             .collect();

@@ -87,15 +87,7 @@ impl Cluster {
             .filter_map(|g| Some((g, self.blocks(g, now, own, Mode::Auto, &candidates)?)))
             .collect();
         if !blocking.is_empty() {
-            let list: Vec<String> = blocking
-                .iter()
-                .map(|(g, why)| {
-                    let remedy =
-                        if g.may_be_skipped() { format!(" (`--skip-guard {g}` passes it)") } else { String::new() };
-                    format!("{g}: {why}{remedy}")
-                })
-                .collect();
-            let mut refusal = error(CommandErrorCode::Blocked, format!("not done: {}", list.join("; ")));
+            let mut refusal = error(CommandErrorCode::Blocked, "not done: guards stand against it");
             refusal.guards = blocking;
             return Err(refusal);
         }

@@ -339,8 +339,8 @@ impl View {
             .max_by_key(|(at, _)| *at)
     }
 
-    /// The members that claim to be primary, freshly.
-    pub(super) fn claims_of_primary(&self, policy: &ClusterPolicy, now: Time) -> Vec<MemberName> {
+    /// The members that claim to be primary, freshly, and said so after `since`.
+    pub(super) fn claims_of_primary(&self, policy: &ClusterPolicy, now: Time, since: Time) -> Vec<MemberName> {
         let Some(signal) = policy.role_signal.as_ref().and_then(|name| policy.signals.get(name)) else {
             return Vec::new();
         };

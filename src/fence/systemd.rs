@@ -301,7 +301,11 @@ impl Fence for Method {
         let name = self.name(&order.target);
         let attempted = format!("unmask {name}");
         let unmask = async {
-            let unit = Unit::open(name.clone()).await.map_err(|e| ActError::nothing_done(attempted.clone(), e))?;
+            let nothing_done = |e| ActError::nothing_done(attempted.clone(), e);
+            let unit = Unit::open(name.clone()).await.map_err(nothing_done)?;
+            if unit.text("LoadState").await.map_err(nothing_done)? == "not-found" {
+                return Err(nothing_done(format!("there is no unit {name} on this host")));
+            }
             unit.allow().await.map_err(|e| ActError::uncertain(attempted.clone(), e))
         };
         match timeout(deadline, unmask).await {

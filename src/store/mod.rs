@@ -59,7 +59,7 @@ pub trait Store: Send + Sync {
     async fn incident(&self, id: &str) -> Result<Option<(Incident, Vec<LogEntry>)>, StoreError>;
 
     /// Adds to the history of observations, which is bounded: not durable at once, and old ones go.
-    /// `unix_ms` translates the batch to wall time.
+    /// `unix_ms` is the wall time of the newest of them; the others are placed before it by their own clock.
     async fn append_observations(&self, unix_ms: i64, batch: &[Observation]) -> Result<(), StoreError>;
 
     /// Adds to the history of verdicts, which is bounded.

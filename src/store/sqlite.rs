@@ -137,8 +137,15 @@ impl SqliteStore {
         let path = path.as_ref().to_owned();
         let lock = connect::take_lock(&path)?;
         let mut durable = connect::open(&path, connect::Use::Durable).await?;
-        connect::prepare(&path, &mut durable).await?;
-        connect::check_integrity(&path, &mut durable).await?;
+        let sound = async {
+            connect::prepare(&path, &mut durable).await?;
+            connect::check_integrity(&path, &mut durable).await
+        };
+        if let Err(error) = sound.await {
+            // Closed before the lock is let go of.
+            let _ = sqlx::Connection::close(durable).await;
+            return Err(error);
+        }
         let history = connect::open(&path, connect::Use::History).await?;
         let reader = connect::open(&path, connect::Use::Read).await?;
         let identity = connect::identity(&path)?;

@@ -39,6 +39,8 @@ macro_rules! metrics {
                 $(register(&registry, &$field);)*
                 let new = Self { registry, told: Mutex::default(), scrape: Mutex::default(), $($field,)* };
                 new.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                // Whoever has metrics has loaded its file.
+                new.config_reload_ok.set(1);
                 new
             }
 
@@ -103,6 +105,7 @@ metrics! {
     udp_sessions: IntGauge = "coroner_udp_sessions" [] "Sessions of heartbeats over UDP.";
     queue_depth: IntGauge = "coroner_queue_depth" [] "What waits for the decision loop.";
     observations: IntCounterVec = "coroner_observations_total" ["source"] "Observations that reached the decision loop.";
+    history_dropped: IntGauge = "coroner_history_dropped" [] "Observations and verdicts that the history missed since the start, because the disk was behind.";
     loop_late: Gauge = "coroner_loop_late_seconds" [] "How late the decision loop's newest timer was.";
     decision_latency: Histogram = "coroner_decision_latency_seconds" [] "From taking an event to its effects.";
     persist_duration: Histogram = "coroner_persist_duration_seconds" [] "How long the store took to make records durable.";

@@ -245,3 +245,31 @@ async fn a_link_that_stays_down_is_told_with_its_likely_reason() {
     a.command(&["CONFIG", "SET", "masterauth", "one"]);
     broker.follow(&order(&at_a, 2), &at_b, None, SOON).await.unwrap();
 }
+
+/// What nobody else got is written down before it is thrown away.
+#[tokio::test]
+async fn the_divergent_tail_is_kept_where_a_directory_is_named() {
+    let (a, b) = pair();
+    let (at_a, at_b) = (target("a", &a), target("b", &b));
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let keeping = |path: &std::path::Path| {
+        broker_of(Redis { keep_tail_in: Some(path.display().to_string()), ..Redis::default() })
+    };
+    let promoted = keeping(dir.path()).promote(&order(&at_b, 2), SOON).await.unwrap();
+    for n in 0..1_000 {
+        a.command(&["SET", &format!("lost-{n}"), "a value that nobody else got"]);
+    }
+    // It cannot be written: then nothing is thrown away either.
+    let error = keeping(&missing).follow(&order(&at_a, 2), &at_b, promoted.position, SOON).await.unwrap_err();
+    assert!(!error.may_have_happened && error.detail.contains("keep_tail_in"), "{error}");
+    assert!(a.command(&["GET", "lost-999"]).contains("nobody else"));
+
+    let done = keeping(dir.path()).follow(&order(&at_a, 2), &at_b, promoted.position, SOON).await.unwrap();
+    assert!(done.detail.contains("kept in"), "{done:?}");
+    let kept = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let tail = std::fs::read_to_string(&kept).unwrap();
+    assert_eq!(tail.len() as u64, done.divergent.unwrap());
+    assert!(tail.starts_with('*') && tail.contains("lost-0\r\n") && tail.contains("lost-999\r\n"));
+    assert!(a.command(&["GET", "lost-999"]).starts_with("$-1"));
+}

@@ -40,16 +40,16 @@ async fn the_child_that_is_killed() {
         store.persist(&[log("i-1", number, entry), take("orders", 1, 1)]).await.unwrap();
         let seen: Vec<_> = (0..50).map(|n| beat(&format!("s-{n}"), u64::from(number), n)).collect();
         store.append_observations(ANCHOR.unix_ms, &seen).await.unwrap();
-        writeln!(out, "\npersisted {number}").unwrap();
+        // In one write, so that the kill cannot cut a number in two.
+        out.write_all(format!("\npersisted {number}\n").as_bytes()).unwrap();
         out.flush().unwrap();
     }
 }
 
 #[tokio::test]
 async fn every_persist_that_returned_is_there_after_a_kill() {
-    let home = Sqlite::new();
     for until in [1, 40, 150] {
-        let _ = std::fs::remove_file(home.path());
+        let home = Sqlite::new();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["crash::the_child_that_is_killed", "--exact", "--nocapture"])
             .env(CHILD, home.path())

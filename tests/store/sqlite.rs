@@ -47,7 +47,9 @@ async fn recovery_fails(home: &Sqlite) -> String {
         Ok(store) => store,
         Err(error) => return error.to_string(),
     };
-    store.recover().await.unwrap_err().to_string()
+    let error = store.recover().await.unwrap_err().to_string();
+    store.close().await.unwrap();
+    error
 }
 
 #[tokio::test]

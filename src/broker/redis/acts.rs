@@ -9,7 +9,7 @@ use std::{
 use redis::cmd;
 use tokio::time::{sleep, timeout};
 
-use super::{Connection, Info, RedisBroker, fence::MinReplicas, replication};
+use super::{Connection, Info, RedisBroker, fence::MinReplicas, replication, tail::Tail};
 use crate::model::{ActError, Done, Epoch, Failure, FailureKind, Order, Role, Target, time::human};
 
 /// Between two looks at one instance, on one connection.
@@ -141,7 +141,7 @@ impl RedisBroker {
     }
 
     /// The stored epoch; none where a standby without its primary refuses to read (`replica-serve-stale-data no`).
-    async fn epoch_unless_cut_off(&self, connection: &mut Connection) -> Result<Option<Epoch>, Failure> {
+    pub(super) async fn epoch_unless_cut_off(&self, connection: &mut Connection) -> Result<Option<Epoch>, Failure> {
         match self.epoch(connection).await {
             Err(failure) if failure.text.starts_with("MASTERDOWN") => Ok(None),
             other => other,
@@ -180,7 +180,7 @@ impl RedisBroker {
                 (None, String::new())
             } else {
                 let counted = divergence(&before, &ahead, promoted_at);
-                (counted, describe_tail(counted))
+                (counted, self.keep_or_describe(order, &before, counted).await?)
             };
             touched.store(true, Ordering::Relaxed);
             if !follows_already {
@@ -205,6 +205,25 @@ impl RedisBroker {
             Ok(Done { detail: format!("{how}; {tail}{kept}"), position, divergent })
         })
         .await
+    }
+
+    /// What becomes of the divergent tail, in words. It is kept before anything is thrown away.
+    async fn keep_or_describe(&self, order: &Order, info: &Info, divergent: Option<u64>) -> Result<String, Why> {
+        let Some(bytes) = divergent else {
+            let text = "what it had beyond the new primary cannot be counted or kept, as its history is another one; ";
+            return Ok(text.into());
+        };
+        if bytes == 0 {
+            return Ok("it had nothing that the new primary had not got; ".into());
+        }
+        let fate = match &self.keep_tail_in {
+            None => "lost with the full copy, as no `keep_tail_in` is written".into(),
+            Some(directory) => match self.keep_tail(order, info, bytes, directory).await? {
+                Tail::Kept(path) => format!("kept in {}", path.display()),
+                Tail::Lost(why) => format!("lost with the full copy: {why}"),
+            },
+        };
+        Ok(format!("{bytes} bytes of its replication stream never reached the new primary; they are {fate}; "))
     }
 
     /// Nobody is made to follow an instance that is not the primary of this epoch.
@@ -322,15 +341,4 @@ fn divergence(old: &Info, new: &Info, promoted_at: Option<u64>) -> Option<u64> {
         None
     };
     Some(old.position?.saturating_sub(forked_at?))
-}
-
-fn describe_tail(divergent: Option<u64>) -> String {
-    match divergent {
-        Some(0) => "nothing was lost that the new primary had not got; ".into(),
-        Some(bytes) => format!(
-            "{bytes} bytes of its replication stream never reached the new primary; Redis cannot hand them out, and \
-             the full copy replaced them; "
-        ),
-        None => "what it had beyond the new primary cannot be counted, its history is another one; ".into(),
-    }
 }

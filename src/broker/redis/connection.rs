@@ -167,15 +167,27 @@ impl Connection {
             if self.buffer.len() > REPLY_MAX {
                 return Err(garbage("the answer is too long"));
             }
-            let read = match &mut self.stream {
-                Stream::Plain(stream) => stream.read_buf(&mut self.buffer).await,
-                Stream::Tls(stream) => stream.read_buf(&mut self.buffer).await,
-            };
-            match read {
-                Ok(0) => return Err(Failure::new(FailureKind::Reset, "the connection was closed")),
-                Ok(_) => {}
-                Err(error) => return Err(failure_of(&error)),
-            }
+            self.fill().await?;
+        }
+    }
+
+    /// The next bytes as they come, for a stream that is no reply.
+    pub(super) async fn raw(&mut self) -> Result<BytesMut, Failure> {
+        if self.buffer.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.buffer.split())
+    }
+
+    async fn fill(&mut self) -> Result<(), Failure> {
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => stream.read_buf(&mut self.buffer).await,
+            Stream::Tls(stream) => stream.read_buf(&mut self.buffer).await,
+        };
+        match read {
+            Ok(0) => Err(Failure::new(FailureKind::Reset, "the connection was closed")),
+            Ok(_) => Ok(()),
+            Err(error) => Err(failure_of(&error)),
         }
     }
 

@@ -101,7 +101,7 @@ impl RedisBroker {
         touched: &AtomicBool,
     ) -> Result<FenceReport, Failure> {
         let mut connection = self.door.open(&order.target).await?;
-        if let Some(stored) = self.epoch(&mut connection).await? {
+        if let Some(stored) = self.epoch_unless_cut_off(&mut connection).await? {
             if stored > order.epoch {
                 return Ok(FenceReport::refuted(format!(
                     "nothing was done: it has stored epoch {stored}, and the order is of epoch {}",
@@ -142,7 +142,7 @@ impl RedisBroker {
         let attempted = format!("make {} writable", order.target.member);
         act(&attempted, deadline, &touched, async {
             let mut connection = self.door.open(&order.target).await?;
-            if let Some(stored) = self.epoch(&mut connection).await?
+            if let Some(stored) = self.epoch_unless_cut_off(&mut connection).await?
                 && stored > order.epoch
             {
                 return Err(format!("it has stored epoch {stored}, and the order is of epoch {}", order.epoch).into());

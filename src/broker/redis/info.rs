@@ -18,6 +18,8 @@ pub(super) struct Info {
     pub(super) received: Option<u64>,
     /// The end of the history `replid2`: where the instance was promoted.
     pub(super) promoted_at: Option<u64>,
+    /// The first byte of its stream that it can still hand out.
+    pub(super) backlog_from: Option<u64>,
     pub(super) link_up: Option<bool>,
     pub(super) last_io: Option<Duration>,
     pub(super) follows: Option<String>,
@@ -45,6 +47,8 @@ impl Info {
             position: number("master_repl_offset"),
             received: None,
             promoted_at: number("second_repl_offset").and_then(|end| end.checked_sub(1)),
+            backlog_from: number("repl_backlog_first_byte_offset")
+                .filter(|_| field("repl_backlog_active") == Some("1")),
             link_up: None,
             last_io: None,
             follows: None,

@@ -65,7 +65,7 @@ clusters:
 
     signals:
       arrivals: { push: { from: nodes, every: 200ms } }
-      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 80ms } }
+      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 90ms } }
       write:    { broker: { ask: write, of: primary, every: 200ms, timeout: 150ms } }
       role:     { broker: { ask: role, of: members, every: 200ms, timeout: 150ms } }
 

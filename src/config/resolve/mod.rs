@@ -87,7 +87,7 @@ fn mask_secrets_in_clear(tree: &Tree, notes: &mut Notes) {
                 .iter()
                 .any(|s| word.contains(s));
             let is_text = !matches!(node.value, Value::Seq(_) | Value::Map(_) | Value::Null | Value::Bool(_));
-            if (is_url || is_secret) && is_text && node.raw.is_none() {
+            if (is_url || is_secret) && is_text && node.raw.is_none() && !node.text.contains("${") {
                 notes.mask(node.place);
                 notes.hide(&node.text, "********");
                 if is_secret {

@@ -312,7 +312,11 @@ impl Resolver<'_> {
                     _ => Duration::MAX,
                 };
                 if *d >= timeout {
-                    let message = format!("can never be true: a look ends after its timeout of {}", human(timeout));
+                    let message = format!(
+                        "`latency_above: {}` can never be true: a look ends after its timeout of {}",
+                        human(*d),
+                        human(timeout)
+                    );
                     self.notes.error_help(place, message, "write a longer `timeout`, or a shorter latency");
                 }
             }

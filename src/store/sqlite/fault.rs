@@ -23,7 +23,7 @@ pub(super) fn sql(path: &Path, doing: &str, error: &sqlx::Error) -> StoreError {
 pub(super) fn damaged(path: &Path, table: &str, row: &str, why: &str) -> StoreError {
     StoreError::Failed(format!(
         "{}: table {table}, row {row}: {why}: the row is damaged or was edited; restore the file from a backup, or move \
-         it away and declare the primary with `coroner adopt`",
+         it, with its -wal and -shm files, away and declare the primary with `coroner adopt`",
         at(path)
     ))
 }
