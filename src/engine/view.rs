@@ -347,7 +347,10 @@ impl View {
         policy
             .members
             .iter()
-            .filter(|m| self.role(policy, &m.name, now, signal.fresh_for).is_some_and(|(_, r)| r.role == Role::Primary))
+            .filter(|m| {
+                let report = self.role(policy, &m.name, now, signal.fresh_for);
+                report.is_some_and(|(at, r)| at >= since && r.role == Role::Primary)
+            })
             .map(|m| m.name.clone())
             .collect()
     }

@@ -64,8 +64,9 @@ clusters:
 @NODES@
 
     signals:
-      arrivals: { push: { from: nodes, every: 200ms } }
-      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 90ms } }
+      arrivals: { push: { from: [node-1, node-2, node-3], every: 200ms } }
+      attempts: { push: { from: [sender], every: 200ms } }   # silence at the nodes counts only while somebody sends
+      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 80ms } }
       write:    { broker: { ask: write, of: primary, every: 200ms, timeout: 150ms } }
       role:     { broker: { ask: role, of: members, every: 200ms, timeout: 150ms } }
 
