@@ -326,6 +326,12 @@ impl View {
             .max()
     }
 
+    /// Whether this node reported in an earlier life of the arbiter, and is still to be heard in this one.
+    pub(super) fn awaits_node(&self, node: &NodeName) -> bool {
+        let own = |s: &&Stream| matches!(&s.observer, Observer::Node(n) if n == node);
+        self.node_seen(node).is_none() && self.signals.values().flatten().filter(own).any(|s| s.heard_before)
+    }
+
     /// The newest arrivals report of this node.
     pub(super) fn arrivals(&self, node: &NodeName) -> Option<(Time, &Arrivals)> {
         self.signals

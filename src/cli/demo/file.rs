@@ -65,7 +65,8 @@ clusters:
 
     signals:
       arrivals: { push: { from: [node-1, node-2, node-3], every: 200ms } }
-      attempts: { push: { from: [sender], every: 200ms } }   # silence at the nodes counts only while somebody sends
+      # What the sender tries tells a silence from an idle night.
+      sending:  { push: { from: [sender], every: 200ms } }
       ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 80ms } }
       write:    { broker: { ask: write, of: primary, every: 200ms, timeout: 150ms } }
       role:     { broker: { ask: role, of: members, every: 200ms, timeout: 150ms } }

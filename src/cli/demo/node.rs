@@ -57,7 +57,7 @@ pub(crate) struct Common {
     /// The environment variable that holds the bearer token.
     #[arg(long, value_name = "NAME")]
     pub(crate) token_env: Option<String>,
-    /// The signal that its reports belong to. May be left out if only one takes them.
+    /// The signal that its reports belong to. May be left out if only one takes them from this node.
     #[arg(long)]
     pub(crate) signal: Option<String>,
     /// A member's address as this node reaches it; may be repeated. The first one is followed until somebody says

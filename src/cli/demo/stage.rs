@@ -244,7 +244,6 @@ async fn player(verb: &str, name: &str, url: &str, redis: &str, dir: &Path) -> R
     write_private(&dir.join(format!("{name}.token")), &format!("{token}\n"))?;
     let mut command = ourselves()?;
     command.args([verb, "--name", name, "--cluster", CLUSTER, "--arbiter", url, "--redis", redis]);
-    command.args(["--signal", if verb == "demo-sender" { "attempts" } else { "arrivals" }]);
     command.args(["--token-env", "CORONER_TOKEN", "--until-stdin-ends"]).env("CORONER_TOKEN", token);
     let log = dir.join(format!("{name}.log"));
     let (process, address) = Process::start_listening(name, command, &log).await?;
