@@ -91,7 +91,7 @@ impl Walk<'_> {
         let answer = self.hold(slot, expr, raw);
         if let Some(out) = out {
             let mut own = explained.and_then(|mut list| list.pop()).unwrap_or_else(|| leaf(String::new(), raw));
-            self.explain_hold(&mut own, slot, expr, raw, answer);
+            self.explain_hold(&mut own, slot, expr, answer);
             out.push(own);
         }
         answer
@@ -246,7 +246,7 @@ impl Walk<'_> {
         answer
     }
 
-    fn explain_hold(&self, own: &mut Explanation, slot: usize, expr: &Expr, raw: Answer, answer: Answer) {
+    fn explain_hold(&self, own: &mut Explanation, slot: usize, expr: &Expr, answer: Answer) {
         let now = self.evidence.now;
         let Some(slot) = self.slots.get(slot) else { return };
         if let Some(hold) = expr.hold {
