@@ -193,6 +193,11 @@ impl World {
             _permit: permit,
         };
         std::mem::replace(&mut options.prepare, Box::new(|_| {}))(&path);
+        for name in ["node-1", "node-2", "node-3", "broker-a", "broker-b", "viewer", "alice"] {
+            let file = path.join(format!("{name}.token"));
+            fs::write(&file, token_of(name)).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
         for (name, text) in &options.scripts {
             let file = path.join(name);
             fs::write(&file, world.fill(text)).unwrap();
@@ -227,10 +232,10 @@ impl World {
             let _ = writeln!(nodes, "      {}: {{ address: \"{}\" }}", node.name, node.listener.address);
         }
         for name in ["node-1", "node-2", "node-3", "broker-a", "broker-b"] {
-            let _ = writeln!(access, "    - {{ name: {name}, role: report, token: \"{}\" }}", token_of(name));
+            let _ = writeln!(access, "    - {{ name: {name}, role: report, token: \"${{file:{name}.token}}\" }}");
         }
-        for (name, role) in [("viewer", "view"), ("alice", "operate"), ("pager", "report")] {
-            let _ = writeln!(access, "    - {{ name: {name}, role: {role}, token: \"{}\" }}", token_of(name));
+        for (name, role) in [("viewer", "view"), ("alice", "operate")] {
+            let _ = writeln!(access, "    - {{ name: {name}, role: {role}, token: \"${{file:{name}.token}}\" }}");
         }
         let (http, udp, socket) = (self.http, self.udp, self.socket.display());
         let mut text = format!(
@@ -310,7 +315,10 @@ clusters:
     /// Starts the arbiter and waits until it answers.
     pub fn run(&mut self, environment: &[(&str, &str)]) {
         self.spawn(environment);
-        self.wait_for("the arbiter answers", |world| world.status());
+        self.wait_for("the arbiter answers", |world| {
+            assert!(!world.has_died(), "the arbiter ended:\n{}", world.log_text());
+            world.status()
+        });
     }
 
     /// The arbiter's log so far.
@@ -489,7 +497,9 @@ clusters:
     #[track_caller]
     pub fn wait_ready(&mut self) {
         self.wait_until("ready for a failover", |world| {
-            world.cluster().is_some_and(|c| c["ready"] == true && c["verdict"] == "alive" && world.all_follow(&c))
+            // The cooldown is over as soon as somebody takes note.
+            let nothing_blocks = world.blocking().iter().all(|guard| guard == "cooldown");
+            nothing_blocks && world.cluster().is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c))
         });
     }
 
