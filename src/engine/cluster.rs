@@ -242,6 +242,8 @@ impl Cluster {
                 Effect::Persist { id, .. } => {
                     self.pending.remove(&id);
                 }
+                // An incident that was not written down was not opened, or did not move on: nobody is to hear of it.
+                Effect::Tell(notice) if matches!(*notice, Notice::IncidentUpdated(_)) => {}
                 Effect::Tell(_) => self.queue.push_back(effect),
                 Effect::Run(_) | Effect::Reply { .. } => {}
             }
@@ -384,6 +386,10 @@ impl Cluster {
     /// says so and nothing speaks against it. Never below an epoch that a member has stored.
     fn adopt_primary(&mut self, now: Time, own: &mut Own) {
         if self.state.primary.is_some() || self.waiting.is_some() || self.saga.is_some() {
+            return;
+        }
+        // What the store does not take would be learnt again at once, without end.
+        if self.conflict.is_some() || own.store_lost.is_some() {
             return;
         }
         let Some(primary) = self.evident_primary(now) else { return };

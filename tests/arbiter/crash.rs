@@ -145,14 +145,28 @@ fn a1_to_a9_dying_around_any_act_of_a_switchover_changes_nothing() {
     check(Kind::Switchover, &all);
 }
 
-/// A1: nothing is durable yet when it dies: the next life finds the death by itself.
+/// A1: nothing is durable yet when it dies: the next life finds the death by itself. What the primary had is known to
+/// nobody then, so the file decides.
 #[test]
 fn a1_an_arbiter_that_died_before_it_knew_finds_the_death_when_it_is_back() {
-    let mut world = world();
+    let mut world = World::start(Options { failover: "unknown_loss: accept".into(), ..Options::default() });
     world.member_mut("broker-a").kill();
     world.kill_arbiter();
     world.run(&[]);
     world.wait_primary("broker-b");
     assert_eq!(world.failovers().len(), 1);
+    assert_eq!(world.cluster().unwrap()["epoch"], 2);
+}
+
+#[test]
+fn a1_p19_a_loss_that_nobody_can_tell_is_held_until_a_person_accepts_it() {
+    let mut world = world();
+    world.member_mut("broker-a").kill();
+    world.kill_arbiter();
+    world.run(&[]);
+    let held = world.wait_held();
+    assert!(held["state_reason"].as_str().unwrap().contains("not known"), "{held:#}");
+    world.cli(&["continue", "--accept-loss", "--wait"]).ok();
+    world.wait_primary("broker-b");
     assert_eq!(world.cluster().unwrap()["epoch"], 2);
 }

@@ -11,3 +11,10 @@ mod node;
 mod world;
 
 mod crash;
+mod explain;
+mod hooks;
+mod ingest;
+mod members;
+mod pause;
+mod reload;
+mod store;

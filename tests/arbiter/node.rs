@@ -1,5 +1,5 @@
-//! A node: writes through the primary that it follows and counts what came back, reports it with its token, takes
-//! notices. It can fall silent, idle, lie, or refuse to follow.
+//! A node: sees the messages that arrive at the primary that it follows, reports that with its token, takes notices.
+//! The first node is the sender as well: it writes the messages that all of them see. It can fall silent, idle, lie, or refuse to follow.
 
 use std::{
     io::{Read as _, Write as _},
@@ -46,6 +46,9 @@ pub struct Node {
     shared: Arc<Shared>,
 }
 
+/// The node that sends.
+const SENDER: &str = "node-1";
+
 /// The token of a node or member, by its name.
 pub fn token_of(name: &str) -> String {
     format!("token-of-{name}-0123456789abcdef")
@@ -67,7 +70,8 @@ impl Node {
         };
         let node = Self { name: name.into(), listener, shared };
         let shared = Arc::clone(&node.shared);
-        thread::spawn(move || work(&shared));
+        let is_sender = name == SENDER;
+        thread::spawn(move || work(&shared, is_sender));
         let (shared, name) = (Arc::clone(&node.shared), name.to_owned());
         thread::spawn(move || report(&shared, &name, arbiter));
         node
@@ -126,24 +130,32 @@ fn follow(shared: &Shared, told: &Value) -> bool {
     true
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, is_sender: bool) {
+    let mut seen = Vec::new();
     let mut open: Option<(String, TcpStream)> = None;
     while !shared.stop.load(Relaxed) {
         thread::sleep(Duration::from_millis(40));
         if shared.idle.load(Relaxed) {
             continue;
         }
-        shared.attempted.fetch_add(1, Relaxed);
+        if is_sender {
+            shared.attempted.fetch_add(1, Relaxed);
+        }
         let address = shared.following.lock().unwrap().address.clone();
         if open.as_ref().is_none_or(|(at, _)| *at != address) {
             open = connect(&address).map(|stream| (address, stream));
         }
         let Some((_, stream)) = &mut open else { continue };
-        if write_once(stream) {
-            shared.received.fetch_add(1, Relaxed);
-            *shared.last.lock().unwrap() = Some(Stopwatch::start());
-        } else {
-            open = None;
+        let asked = if is_sender { "INCR messages\r\n" } else { "GET messages\r\n" };
+        match ask(stream, asked) {
+            // The counter stands where it stood: nothing arrived.
+            Some(reply) if reply == seen => {}
+            Some(reply) if reply.starts_with(b":") || reply.starts_with(b"$") => {
+                seen = reply;
+                shared.received.fetch_add(1, Relaxed);
+                *shared.last.lock().unwrap() = Some(Stopwatch::start());
+            }
+            _ => open = None,
         }
     }
 }
@@ -154,11 +166,11 @@ fn connect(address: &str) -> Option<TcpStream> {
     Some(stream)
 }
 
-fn write_once(stream: &mut TcpStream) -> bool {
+fn ask(stream: &mut TcpStream, command: &str) -> Option<Vec<u8>> {
+    stream.write_all(command.as_bytes()).ok()?;
     let mut reply = [0; 256];
-    stream.write_all(b"INCR messages\r\n").is_ok()
-        && stream.read(&mut reply).is_ok_and(|length| length > 0)
-        && reply[0] == b':'
+    let length = stream.read(&mut reply).ok().filter(|length| *length > 0)?;
+    Some(reply[..length].to_vec())
 }
 
 fn report(shared: &Shared, name: &str, arbiter: SocketAddr) {
@@ -177,13 +189,12 @@ fn report(shared: &Shared, name: &str, arbiter: SocketAddr) {
             "node": name,
             "received": if lies { 0 } else { shared.received.load(Relaxed) },
             "last_age_ms": if lies { Some(60_000) } else { age },
-            "attempted": shared.attempted.load(Relaxed),
+            "attempted": (name == SENDER).then(|| shared.attempted.load(Relaxed)),
             "primary": following.primary,
             "epoch": following.epoch,
             "canaries": canaries,
         });
-        let Ok((200, answer)) =
-            http::tcp(arbiter, "POST", "/v1/arrivals", Some(&token), body.to_string().as_bytes())
+        let Ok((200, answer)) = http::tcp(arbiter, "POST", "/v1/arrivals", Some(&token), body.to_string().as_bytes())
         else {
             continue;
         };

@@ -75,7 +75,7 @@ pub struct Options {
     /// More lines for both servers' files.
     pub redis: Vec<String>,
     /// Where the store is, below the directory.
-    pub store: &'static str,
+    pub store: PathBuf,
     /// Prepares the directory before the arbiter starts.
     pub prepare: Box<dyn FnOnce(&Path)>,
     /// Whether the arbiter is started, and waited for until it could act.
@@ -122,7 +122,7 @@ impl Default for Options {
             report: String::new(),
             scripts: Vec::new(),
             redis: Vec::new(),
-            store: "coroner.db",
+            store: "coroner.db".into(),
             prepare: Box::new(|_| {}),
             start: true,
         }
@@ -172,6 +172,8 @@ impl World {
         let dir = tempfile::Builder::new().prefix("coroner-arbiter-").tempdir().unwrap();
         let (a, b) = (redis(dir.path(), "broker-a", &options), redis(dir.path(), "broker-b", &options));
         b.replica_of(&a);
+        // Started again, it is a standby still.
+        b.command(&["CONFIG", "REWRITE"]);
         let http = SocketAddr::from(([127, 0, 0, 1], free_port("127.0.0.1")));
         let udp = SocketAddr::from(([127, 0, 0, 1], free_udp_port()));
         let nodes: Vec<Node> =
@@ -184,7 +186,7 @@ impl World {
             udp,
             socket: path.join("s"),
             config: path.join("coroner.yaml"),
-            store: path.join(options.store),
+            store: path.join(&options.store),
             arbiter: None,
             members,
             revive: false,
@@ -456,12 +458,7 @@ clusters:
     }
 
     #[track_caller]
-    pub fn wait_within<T>(
-        &mut self,
-        what: &str,
-        within: Duration,
-        mut look: impl FnMut(&mut Self) -> Option<T>,
-    ) -> T {
+    pub fn wait_within<T>(&mut self, what: &str, within: Duration, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
         let watch = Stopwatch::start();
         loop {
             if self.revive && self.has_died() {
@@ -567,7 +564,9 @@ clusters:
             .unwrap_or_default();
         let why = self.cli_text(&["why"]).out;
         let cluster = pretty(self.cluster());
-        format!("status: {cluster}\n\nwhy: {why}\n\nthe newest incident: {detail}\n\nlog:\n{tail}")
+        let servers: String =
+            self.members.iter().map(|(name, server)| format!("{name}:\n{}\n", server.log_tail())).collect();
+        format!("status: {cluster}\n\nwhy: {why}\n\nthe newest incident: {detail}\n\n{servers}\n\nlog:\n{tail}")
     }
 }
 
