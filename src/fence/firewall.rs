@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Fence;
 use crate::{
-    model::{ActError, Done, Epoch, FenceHealth, FenceReport, Order, Proof, Target},
+    model::{ActError, Done, Epoch, FenceHealth, FenceReport, FenceVerdict, Order, Proof, Target},
     sys::{
         clock::Stopwatch,
         command::{Ended, Output, Run},
@@ -31,8 +31,10 @@ use crate::{
 pub struct Firewall {
     /// Ports to close. Default: the member's own.
     pub ports: Vec<u16>,
-    /// Addresses that may still come in, such as `10.0.0.13` or `10.1.0.0/16`: the arbiter's, to bring the member
-    /// back. Everyone else is dropped. Names are not taken: nobody should have to ask a name server in an emergency.
+    /// Addresses that are let in again once the standby is promoted, such as `10.0.0.13` or `10.1.0.0/16`: the
+    /// arbiter's, to bring the member back. Until then everyone is dropped, the arbiter too, so that its forbidden
+    /// write shows what clients would meet. Names are not taken: nobody should have to ask a name server in an
+    /// emergency.
     pub allow: Vec<String>,
     /// Words to put before `nft`: `[ssh, root@{host}]`, to close the port on the member's own host. Without it,
     /// the rules are set on this host. The operator vouches that these words lead to that host and no other.
@@ -48,7 +50,7 @@ impl Firewall {
         if self.ports.contains(&0) {
             return Err("port 0 cannot be closed".into());
         }
-        Ok(Box::new(Method { config: self.clone(), allow }))
+        Ok(Box::new(Method { config: self.clone(), allow, nobody: Allow::default() }))
     }
 }
 
@@ -92,6 +94,7 @@ fn network(address: IpAddr, prefix: u8) -> IpAddr {
 struct Method {
     config: Firewall,
     allow: Allow,
+    nobody: Allow,
 }
 
 /// A chain: its name, which is its hook, and the rules that belong into it.
@@ -130,9 +133,9 @@ impl Method {
         Ok([port].into())
     }
 
-    fn chains(&self) -> [Chain; 3] {
+    fn chains(allow: &Allow) -> [Chain; 3] {
         let accept = |source: bool, field| {
-            let (side, allow) = (if source { "saddr" } else { "daddr" }, &self.allow);
+            let side = if source { "saddr" } else { "daddr" };
             [("ip", &allow.v4), ("ip6", &allow.v6)].into_iter().flat_map(move |(protocol, set)| {
                 set.iter().map(move |address| Rule::Accept { protocol, side, address: address.clone(), field })
             })
@@ -151,10 +154,10 @@ impl Method {
     }
 
     /// The whole table, replaced in one transaction: at no moment is there none.
-    fn script(&self, table: &str, ports: &BTreeSet<u16>, comment: &str) -> String {
+    fn script(allow: &Allow, table: &str, ports: &BTreeSet<u16>, comment: &str) -> String {
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
         let mut text = format!("add table inet {table}\ndelete table inet {table}\nadd table inet {table}\n");
-        for chain in self.chains() {
+        for chain in Self::chains(allow) {
             let hook = chain.hook;
             text.push_str(&format!(
                 "add chain inet {table} {hook} {{ type filter hook {hook} priority -300; policy accept; }}\n"
@@ -178,8 +181,8 @@ impl Method {
         Run::new(words, deadline).cap(1024 * 1024).stdin(stdin).output().await
     }
 
-    /// Reads back what stands.
-    async fn look(&self, target: &Target, deadline: Duration) -> Result<Standing, String> {
+    /// Reads back what stands, compared with a table that lets these in.
+    async fn look(&self, allow: &Allow, target: &Target, deadline: Duration) -> Result<Standing, String> {
         let table = table_name(target);
         let output = self.nft(target, &["-j", "list", "table", "inet", &table], "", deadline).await;
         if !output.is_success() {
@@ -190,11 +193,11 @@ impl Method {
         }
         let value: Value =
             serde_json::from_slice(&output.stdout).map_err(|e| format!("`nft -j list` gave no JSON: {e}"))?;
-        Ok(self.judge(&value, &table, &self.ports(target)?))
+        Ok(Self::judge(allow, &value, &table, &self.ports(target)?))
     }
 
     /// Compares what `nft -j list table` shows with what has to stand, rule by rule.
-    fn judge(&self, value: &Value, table: &str, ports: &BTreeSet<u16>) -> Standing {
+    fn judge(allow: &Allow, value: &Value, table: &str, ports: &BTreeSet<u16>) -> Standing {
         let objects = value["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
         let of = |kind: &'static str| objects.iter().filter_map(move |object| object.get(kind));
         let owner = of("rule").filter_map(|rule| rule["comment"].as_str()).find_map(read_comment);
@@ -204,7 +207,7 @@ impl Method {
             if found.get("flags").is_some_and(|flags| flags.to_string().contains("dormant")) {
                 return Err("the table is dormant".into());
             }
-            for chain in self.chains() {
+            for chain in Self::chains(allow) {
                 let hook = chain.hook;
                 let has_hook = of("chain")
                     .any(|c| c["name"] == hook && c["hook"] == hook && c["type"] == "filter" && c["prio"] == -300);
@@ -221,6 +224,50 @@ impl Method {
             Ok(())
         };
         Standing::Table { owner, difference: difference().err() }
+    }
+
+    /// Sets the table so that it lets in these and no others, and reads it back.
+    async fn close(&self, allow: &Allow, order: &Order, deadline: Duration) -> FenceReport {
+        let watch = Stopwatch::start();
+
+        let left = || deadline.saturating_sub(watch.elapsed());
+        let target = &order.target;
+        let ports = match self.ports(target) {
+            Ok(ports) => ports,
+            Err(e) => return FenceReport::refuted(format!("nothing was done: {e}")),
+        };
+        // Not being able to look is no reason not to act: only a newer epoch that was seen is.
+        let before = self.look(allow, target, left() / 3).await;
+        if let Some(why) = before.as_ref().ok().and_then(|standing| refusal(standing, order)) {
+            return FenceReport::refuted(format!("nothing was done: {why}"));
+        }
+        let wanted = Standing::Table { owner: Some((order.epoch, owner(target))), difference: None };
+        let closed = format!(
+            "tcp port {} is dropped in and out, established connections too, by the table `inet {}` of epoch {}",
+            ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
+            table_name(target),
+            order.epoch
+        );
+        if before.as_ref() == Ok(&wanted) {
+            return FenceReport::confirmed(Proof::Gate, format!("{closed}; it stood already and was read back"));
+        }
+        let script = Self::script(allow, &table_name(target), &ports, &comment(order));
+        let output = self.nft(target, &["-f", "-"], &script, left() * 2 / 3).await;
+        let said = format!("`nft -f -` {}", output.describe());
+        if let Ended::NotStarted(_) = output.ended {
+            return FenceReport::refuted(format!("nothing was done: {said}"));
+        }
+        match self.look(allow, target, left()).await {
+            Ok(standing) if standing == wanted => {
+                FenceReport::confirmed(Proof::Gate, format!("{closed}; it was read back"))
+            }
+            Ok(Standing::Nothing) => FenceReport::refuted(format!("{said}; read back, there is no such table")),
+            Ok(Standing::Table { difference, .. }) => FenceReport::unknown(format!(
+                "{said}; read back, {}",
+                difference.unwrap_or_else(|| "the table belongs to another order".into())
+            )),
+            Err(e) => FenceReport::unknown(format!("{said}; it cannot be read back: {e}")),
+        }
     }
 }
 
@@ -314,7 +361,8 @@ impl Fence for Method {
             Ok(ports) => ports,
             Err(e) => return health(Some(false), e),
         };
-        let script = self.script(&table_name(target), &ports, &format!("coroner epoch=0 {}", owner(target)));
+        let comment = format!("coroner epoch=0 {}", owner(target));
+        let script = Self::script(&self.allow, &table_name(target), &ports, &comment);
         let output = self.nft(target, &["--check", "-f", "-"], &script, deadline).await;
         let usable = match output.ended {
             Ended::Exited(code) => Some(code == 0),
@@ -325,44 +373,16 @@ impl Fence for Method {
     }
 
     async fn fence(&self, order: &Order, deadline: Duration) -> FenceReport {
-        let watch = Stopwatch::start();
-        let left = || deadline.saturating_sub(watch.elapsed());
-        let target = &order.target;
-        let ports = match self.ports(target) {
-            Ok(ports) => ports,
-            Err(e) => return FenceReport::refuted(format!("nothing was done: {e}")),
-        };
-        // Not being able to look is no reason not to act: only a newer epoch that was seen is.
-        let before = self.look(target, left() / 3).await;
-        if let Some(why) = before.as_ref().ok().and_then(|standing| refusal(standing, order)) {
-            return FenceReport::refuted(format!("nothing was done: {why}"));
-        }
-        let wanted = Standing::Table { owner: Some((order.epoch, owner(target))), difference: None };
-        let closed = format!(
-            "tcp port {} is dropped in and out, established connections too, by the table `inet {}` of epoch {}",
-            ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
-            table_name(target),
-            order.epoch
-        );
-        if before.as_ref() == Ok(&wanted) {
-            return FenceReport::confirmed(Proof::Gate, format!("{closed}; it stood already and was read back"));
-        }
-        let script = self.script(&table_name(target), &ports, &comment(order));
-        let output = self.nft(target, &["-f", "-"], &script, left() * 2 / 3).await;
-        let said = format!("`nft -f -` {}", output.describe());
-        if let Ended::NotStarted(_) = output.ended {
-            return FenceReport::refuted(format!("nothing was done: {said}"));
-        }
-        match self.look(target, left()).await {
-            Ok(standing) if standing == wanted => {
-                FenceReport::confirmed(Proof::Gate, format!("{closed}; it was read back"))
-            }
-            Ok(Standing::Nothing) => FenceReport::refuted(format!("{said}; read back, there is no such table")),
-            Ok(Standing::Table { difference, .. }) => FenceReport::unknown(format!(
-                "{said}; read back, {}",
-                difference.unwrap_or_else(|| "the table belongs to another order".into())
-            )),
-            Err(e) => FenceReport::unknown(format!("{said}; it cannot be read back: {e}")),
+        self.close(&self.nobody, order, deadline).await
+    }
+
+    async fn admit(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let attempted = format!("let the arbiter in at {}", order.target.member);
+        let report = self.close(&self.allow, order, deadline).await;
+        match report.verdict {
+            FenceVerdict::Confirmed => Ok(Done::new(report.detail)),
+            FenceVerdict::Refuted => Err(ActError::nothing_done(attempted, report.detail)),
+            FenceVerdict::Unknown => Err(ActError::uncertain(attempted, report.detail)),
         }
     }
 
@@ -371,7 +391,7 @@ impl Fence for Method {
         let left = || deadline.saturating_sub(watch.elapsed());
         let (target, table) = (&order.target, table_name(&order.target));
         let attempted = format!("open the port of {}", target.member);
-        match self.look(target, left() / 3).await {
+        match self.look(&self.allow, target, left() / 3).await {
             Err(e) => return Err(ActError::nothing_done(attempted, e)),
             Ok(Standing::Nothing) => return Ok(Done::new(format!("there is no table `inet {table}`"))),
             Ok(standing) => {
@@ -381,7 +401,7 @@ impl Fence for Method {
             }
         }
         let output = self.nft(target, &["delete", "table", "inet", &table], "", left() * 2 / 3).await;
-        match self.look(target, left()).await {
+        match self.look(&self.allow, target, left()).await {
             Ok(Standing::Nothing) => Ok(Done::new(format!("the table `inet {table}` was deleted"))),
             Ok(_) => {
                 Err(ActError::nothing_done(attempted, format!("the table still stands: nft {}", output.describe())))
