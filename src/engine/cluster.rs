@@ -594,7 +594,11 @@ impl Cluster {
 
     /// Begins to bring back a quarantined member that is seen again.
     fn maybe_rejoin(&mut self, now: Time, own: &mut Own) {
-        if self.saga.is_some() || !self.is_settled() || self.policy.failover.rejoin != Rejoin::Follow || self.policy.mode != Mode::Auto {
+        if self.saga.is_some()
+            || !self.is_settled()
+            || self.policy.failover.rejoin != Rejoin::Follow
+            || self.policy.mode != Mode::Auto
+        {
             return;
         }
         let fresh = self.policy.failover.candidate_fresh_for;
@@ -615,13 +619,7 @@ impl Cluster {
         self.open_rejoin(now, &member, Trigger::SeenAgain, own);
     }
 
-    pub(super) fn open_rejoin(
-        &mut self,
-        now: Time,
-        member: &MemberName,
-        trigger: Trigger,
-        own: &mut Own,
-    ) {
+    pub(super) fn open_rejoin(&mut self, now: Time, member: &MemberName, trigger: Trigger, own: &mut Own) {
         let Some(primary) = self.state.primary.clone() else { return };
         self.rejoin_given_up.retain(|m| m != member);
         let epoch = self.state.primary_epoch;

@@ -169,14 +169,7 @@ impl Cluster {
         Ok(reply("it is being given up", Some(id)))
     }
 
-    fn adopt(
-        &mut self,
-        now: Time,
-        by: &Operator,
-        primary: &MemberName,
-        reason: &str,
-        own: &mut Own,
-    ) -> Answer {
+    fn adopt(&mut self, now: Time, by: &Operator, primary: &MemberName, reason: &str, own: &mut Own) -> Answer {
         if self.policy.member(primary).is_none() {
             return Err(error(CommandErrorCode::NotFound, format!("{} has no member {primary}", self.policy.name)));
         }
@@ -193,14 +186,7 @@ impl Cluster {
         ))
     }
 
-    fn acknowledge(
-        &mut self,
-        now: Time,
-        by: &Operator,
-        incident: &IncidentId,
-        note: String,
-        own: &mut Own,
-    ) -> Answer {
+    fn acknowledge(&mut self, now: Time, by: &Operator, incident: &IncidentId, note: String, own: &mut Own) -> Answer {
         // A closed incident's record is in the store: the driver changes it there. Here the cooldown ends.
         if let Some(saga) = self.saga.as_mut().filter(|s| s.incident.id == *incident) {
             saga.incident.acknowledged = Some(Acknowledgement { by: by.clone(), at: now, note });
