@@ -315,8 +315,8 @@ fn true_time(slot: &Slot, window: Window, now: Time) -> Duration {
 fn count(answers: &[Answer], needed: usize) -> Answer {
     let trues = answers.iter().filter(|a| a.truth == Truth::True).count();
     let unknowns = answers.iter().filter(|a| a.truth == Truth::Unknown).count();
-    let truth = if needed == 0 {
-        // Only an empty `all`, which the configuration refuses.
+    let truth = if answers.is_empty() || needed == 0 {
+        // Nobody to ask: no primary yet, or no standby. That is not a no, which `not` would turn into a yes.
         Truth::Unknown
     } else if trues >= needed {
         Truth::True
