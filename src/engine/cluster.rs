@@ -539,7 +539,7 @@ impl Cluster {
         self.state.epoch = epoch;
         // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
         if kind == SagaKind::Failover || matches!(trigger, Trigger::Rule(_)) {
-            self.state.failovers_unix_ms.push(own.anchor.unix_ms_at(now));
+            self.state.failovers_unix_ms.push(own.write_down(now));
             let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
             self.state.failovers_unix_ms.drain(..extra);
             self.state.cooldown_over = false;
