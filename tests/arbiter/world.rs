@@ -496,8 +496,16 @@ clusters:
         self.wait_until("ready for a failover", |world| {
             // The cooldown is over as soon as somebody takes note.
             let nothing_blocks = world.blocking().iter().all(|guard| guard == "cooldown");
-            nothing_blocks && world.cluster().is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c))
+            nothing_blocks
+                && world
+                    .cluster()
+                    .is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c) && Self::positions_are_known(&c))
         });
+    }
+
+    /// Without the primary's position nobody could tell what its failover would lose, and it would be held.
+    pub fn positions_are_known(cluster: &Value) -> bool {
+        cluster["members"].as_array().is_some_and(|members| members.iter().all(|m| m["position"].is_u64()))
     }
 
     fn all_follow(&self, cluster: &Value) -> bool {
