@@ -503,9 +503,10 @@ clusters:
         });
     }
 
-    /// Without the primary's position nobody could tell what its failover would lose, and it would be held.
+    /// Without positions nobody could tell what a failover would lose, and it would be held. A standby stays at 0 for up
+    /// to a second after its first copy.
     pub fn positions_are_known(cluster: &Value) -> bool {
-        cluster["members"].as_array().is_some_and(|members| members.iter().all(|m| m["position"].is_u64()))
+        cluster["members"].as_array().is_some_and(|members| members.iter().all(|m| m["position"].as_u64() > Some(0)))
     }
 
     fn all_follow(&self, cluster: &Value) -> bool {
