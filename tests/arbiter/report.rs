@@ -65,7 +65,7 @@ fn an_alert_that_alertmanager_did_not_take_is_sent_after_a_restart_of_the_arbite
     let mut world = World::start(Options { report, ..Options::default() });
     world.member_mut("broker-a").kill();
     world.wait_primary("broker-b");
-    world.wait_until("it was tried", |_| failover_alert(&alertmanager).0.is_some());
+    world.wait_until("something was tried", |_| !alertmanager.requests().is_empty());
     world.kill_arbiter();
     let before = alertmanager.requests().len();
     alertmanager.answer(|_| Answer::Status(200, String::new()));
