@@ -496,8 +496,17 @@ clusters:
         self.wait_until("ready for a failover", |world| {
             // The cooldown is over as soon as somebody takes note.
             let nothing_blocks = world.blocking().iter().all(|guard| guard == "cooldown");
-            nothing_blocks && world.cluster().is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c))
+            nothing_blocks
+                && world
+                    .cluster()
+                    .is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c) && Self::positions_are_known(&c))
         });
+    }
+
+    /// Without positions nobody could tell what a failover would lose, and it would be held. A standby stays at 0 for up
+    /// to a second after its first copy.
+    pub fn positions_are_known(cluster: &Value) -> bool {
+        cluster["members"].as_array().is_some_and(|members| members.iter().all(|m| m["position"].as_u64() > Some(0)))
     }
 
     fn all_follow(&self, cluster: &Value) -> bool {
