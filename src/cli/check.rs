@@ -12,6 +12,7 @@ use super::{
     table::Table,
 };
 use crate::{
+    arbiter::hands,
     config::{
         self, Config, Mistakes,
         lint::{Finding, lint},
@@ -28,6 +29,9 @@ pub(super) struct Args {
     /// Warnings and what the linter finds are errors too.
     #[arg(long)]
     strict: bool,
+    /// Do not read secrets: for a machine that does not have them. Certificates and templates are not tried either.
+    #[arg(long)]
+    without_secrets: bool,
 }
 
 /// What came of it.
@@ -64,7 +68,12 @@ struct Level {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
-    let config = match config::load(&args.file) {
+    let loaded = if args.without_secrets {
+        config::load_with(&args.file, &config::WithoutSecrets)
+    } else {
+        config::load(&args.file)
+    };
+    let config = match loaded {
         Ok(config) => config,
         Err(mistakes) if context.is_json() => {
             let count = mistakes.list.len();
@@ -76,8 +85,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         }
         Err(mistakes) => return Err(Failure::new(Code::Config, mistakes.to_string())),
     };
+    if !args.without_secrets {
+        hands::build(&config).map_err(|why| Failure::new(Code::Config, format!("{}: {why}", args.file.display())))?;
+    }
     let report = report(&config);
-    let worrying = report.warnings.len() + report.findings.len();
+    // What the linter found is among the warnings, there with its place.
+    let worrying = report.warnings.len();
     context.emit(&report, |paint| render(&report, &args.file.display().to_string(), paint))?;
     if args.strict && worrying > 0 {
         return Err(Failure::new(Code::Config, format!("--strict: {worrying} warnings in {}.", args.file.display())));
@@ -111,13 +124,6 @@ fn render(report: &Report, file: &str, paint: Paint) -> String {
     let mut out = String::new();
     for warning in &report.warnings {
         let _ = writeln!(out, "{} {warning}\n", paint.warn("warning:"));
-    }
-    for finding in &report.findings {
-        let place =
-            [finding.cluster.as_ref().map(ToString::to_string), finding.rule.as_ref().map(|r| format!("`{r}`"))];
-        let place: Vec<String> = place.into_iter().flatten().collect();
-        let place = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
-        let _ = writeln!(out, "{} {place}{}\n", paint.warn("warning:"), finding.message);
     }
     let mut table =
         Table::new(paint, 0, &["CLUSTER", "MODE", "MEMBERS>", "NODES>", "SIGNALS>", "RULES>", "PROOF NEEDED"]);

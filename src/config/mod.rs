@@ -27,7 +27,7 @@ mod shape;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
-pub use interpolate::{Environment, ProcessEnvironment};
+pub use interpolate::{Environment, ProcessEnvironment, WithoutSecrets};
 
 /// A file, resolved.
 #[derive(Clone, Debug)]
@@ -175,6 +175,14 @@ pub enum Source {
 /// # Errors
 /// All mistakes of the file.
 pub fn load(path: &std::path::Path) -> Result<Config, Mistakes> {
+    load_with(path, &ProcessEnvironment)
+}
+
+/// The same in other surroundings, such as [`WithoutSecrets`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &std::path::Path, env: &dyn Environment) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
     let refuse = |message: String| {
         let mut notes = diagnostic::Notes::new(&name, "");
@@ -186,7 +194,7 @@ pub fn load(path: &std::path::Path) -> Result<Config, Mistakes> {
         let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         refuse(format!("line {line} is not UTF-8: save the file in that encoding"))
     })?;
-    load_text(&text, &name, &ProcessEnvironment)
+    load_text(&text, &name, env)
 }
 
 /// Resolves a text. `file_name` stands in messages, and its directory is where relative `${file:…}` count from.

@@ -489,8 +489,11 @@ impl Cluster {
             if is_rejoining {
                 // The primary died while the old one came back: the failover goes first.
                 let reason = "the primary needs a failover, which goes first".to_owned();
+                let member = self.saga.as_ref().map(|s| s.incident.old_primary.clone());
                 let steps = self.decide(now, LogEntry::AbortRequested { reason });
                 self.carry_out(now, steps, own);
+                // It only made way: nobody gave it up.
+                self.rejoin_given_up.retain(|m| Some(m) != member.as_ref());
                 self.is_dirty = true;
                 return;
             }
@@ -659,11 +662,13 @@ impl Cluster {
             .policy
             .nodes
             .iter()
-            .filter(|node| self.hears_node(node, now) && self.view.arrivals(node).is_some())
+            .filter(|node| {
+                (self.hears_node(node, now) && self.view.arrivals(node).is_some()) || self.view.awaits_node(node)
+            })
             .cloned()
             .collect();
         let follows = |node: &&crate::model::NodeName| {
-            self.view.arrivals(node).is_some_and(|(_, report)| report.epoch >= incident.epoch)
+            self.view.arrivals(node).is_some_and(|(_, report)| saga.is_followed_by(report))
         };
         let nodes_following = nodes_reporting.iter().filter(follows).cloned().collect();
         let quarantine = self.state.quarantined.get(&incident.old_primary);
@@ -674,6 +679,7 @@ impl Cluster {
             follow_time_over: false,
             fences_to_lift: quarantine.map(|q| q.fences.clone()).unwrap_or_default(),
             promoted_at: quarantine.and_then(|q| q.promoted_at),
+            quarantined: self.state.quarantined.keys().cloned().collect(),
         }
     }
 
@@ -830,11 +836,18 @@ impl Cluster {
     }
 
     /// Releases effects up to and including the next persist; nothing behind it comes out before its answer.
-    pub(super) fn release(&mut self, out: &mut VecDeque<Effect>) {
+    pub(super) fn release(&mut self, now: Time, out: &mut VecDeque<Effect>) {
         while self.waiting.is_none() {
             let Some(effect) = self.queue.pop_front() else { break };
-            if let Effect::Persist { id, .. } = &effect {
-                self.waiting = Some(*id);
+            match &effect {
+                Effect::Persist { id, .. } => self.waiting = Some(*id),
+                Effect::Run(run) => {
+                    let saga = self.saga.as_mut().filter(|s| s.incident.id == run.token.incident);
+                    if let Some(lost) = saga.and_then(|s| s.handed_out(now, run.token.number)) {
+                        self.wake = self.wake.min(lost);
+                    }
+                }
+                Effect::Tell(_) | Effect::Reply { .. } => {}
             }
             out.push_back(effect);
         }

@@ -197,7 +197,7 @@ impl Engine {
             for index in dirty {
                 let cluster = &mut self.clusters[index];
                 cluster.act(self.now, &mut self.own);
-                cluster.release(&mut self.out);
+                cluster.release(self.now, &mut self.out);
                 let wake = cluster.wake.max(Time(self.now.0 + 1));
                 if cluster.is_dirty {
                     self.dirty.insert(index);

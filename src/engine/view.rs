@@ -326,6 +326,12 @@ impl View {
             .max()
     }
 
+    /// Whether this node reported in an earlier life of the arbiter, and is still to be heard in this one.
+    pub(super) fn awaits_node(&self, node: &NodeName) -> bool {
+        let own = |s: &&Stream| matches!(&s.observer, Observer::Node(n) if n == node);
+        self.node_seen(node).is_none() && self.signals.values().flatten().filter(own).any(|s| s.heard_before)
+    }
+
     /// The newest arrivals report of this node.
     pub(super) fn arrivals(&self, node: &NodeName) -> Option<(Time, &Arrivals)> {
         self.signals
@@ -347,7 +353,10 @@ impl View {
         policy
             .members
             .iter()
-            .filter(|m| self.role(policy, &m.name, now, signal.fresh_for).is_some_and(|(_, r)| r.role == Role::Primary))
+            .filter(|m| {
+                let report = self.role(policy, &m.name, now, signal.fresh_for);
+                report.is_some_and(|(at, r)| at >= since && r.role == Role::Primary)
+            })
             .map(|m| m.name.clone())
             .collect()
     }

@@ -25,6 +25,8 @@ pub struct World {
     pub fences_to_lift: Vec<(usize, usize)>,
     /// See [`Action::Rejoin`].
     pub promoted_at: Option<u64>,
+    /// Members that were fenced and are not back: they come back by a rejoin, or not at all.
+    pub quarantined: Vec<MemberName>,
 }
 
 /// What comes next.
@@ -291,8 +293,12 @@ impl SagaState {
             return Some(format!("{} did not catch up ({})", self.candidate, failure(act)));
         }
         let tries: Vec<&Act> = self.acts_of(|a| matches!(a, Action::Promote), &self.candidate).collect();
-        (tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()))
-            .then(|| format!("{} could not be promoted", self.candidate))
+        if tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()) {
+            return Some(format!("{} could not be promoted", self.candidate));
+        }
+        // Once it was begun to let the old primary write again, only giving up is left: it may take writes already.
+        let is_given_up = self.acts.values().any(|act| act.action == Action::MakeWritable);
+        is_given_up.then(|| "it was being given up when it was held".into())
     }
 
     fn next_of_abort(&self, reason: String) -> Next {
@@ -337,7 +343,7 @@ impl SagaState {
             .collect();
         let repoint = Action::Repoint { primary: self.candidate.clone() };
         for member in policy.members.iter().map(|m| &m.name) {
-            if *member != self.candidate && *member != self.old_primary {
+            if *member != self.candidate && *member != self.old_primary && !world.quarantined.contains(member) {
                 wanted.push((repoint.clone(), member, REPOINT_WITHIN, TRIES));
             }
         }

@@ -31,12 +31,24 @@ pub struct Saga {
     state: SagaState,
     /// Entries in the log.
     log_len: u32,
-    /// Acts under way: when they began, and when their executor is given up.
-    running: BTreeMap<u32, (Time, Time)>,
+    /// Acts under way.
+    running: BTreeMap<u32, Running>,
     /// Acts that failed before are not started again before this.
     delays: Vec<(Action, MemberName, Time)>,
     /// When the time for following is over; set at the promotion.
     follow_until: Option<Time>,
+    /// When `advance` looked last: what was due by then needs no waking.
+    looked: Time,
+}
+
+/// An act under way.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    /// When it was handed out; until then, when it was decided.
+    since: Time,
+    deadline: Duration,
+    /// When its executor is given up. `None`: it waits for its record, and its time does not run yet.
+    lost: Option<Time>,
 }
 
 /// What opens a saga.
@@ -169,6 +181,7 @@ impl Saga {
             running: BTreeMap::new(),
             delays: Vec::new(),
             follow_until: None,
+            looked: now,
         };
         (saga, (1, entry))
     }
@@ -188,6 +201,7 @@ impl Saga {
             log_len: u32::try_from(open.log.len()).unwrap_or(u32::MAX),
             running: BTreeMap::new(),
             delays: Vec::new(),
+            looked: now,
             state,
         };
         if saga.state.promoted.is_some() {
@@ -219,6 +233,7 @@ impl Saga {
     /// Moves on as far as it goes now.
     pub fn advance(&mut self, now: Time, world: &World) -> Steps {
         let mut steps = Steps::default();
+        self.looked = now;
         self.give_up_lost_executors(now, &mut steps);
         let world = World { follow_time_over: self.follow_until.is_some_and(|until| now >= until), ..world.clone() };
         // Every turn adds an entry or an act, or ends the loop; the bound only guards against a plan that errs.
@@ -246,8 +261,8 @@ impl Saga {
     pub fn ended(&mut self, now: Time, act: u32, result: StepResult) -> Steps {
         let mut steps = Steps::default();
         match self.running.remove(&act) {
-            Some((started, _)) => {
-                let took = now.since(started);
+            Some(running) => {
+                let took = now.since(running.since);
                 self.note(now, LogEntry::Ended { act, result, took }, &mut steps);
             }
             None => self.incident.tell(now, format!("a late answer of act {act} was ignored: {}", words(&result))),
@@ -262,24 +277,34 @@ impl Saga {
         steps
     }
 
-    /// When `advance` has to be called though nothing is heard.
+    /// When `advance` has to be called though nothing is heard. What was due at the last advance is not waited for
+    /// again: a delay of an act that is no longer wanted, or a time for following that is over.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
+        let lost = self.running.values().filter_map(|running| running.lost);
         if self.state.is_over() || self.state.held.is_some() {
-            return self.running.values().map(|(_, lost)| *lost).min();
+            return lost.min();
         }
-        let lost = self.running.values().map(|(_, lost)| *lost);
         let delays = self.delays.iter().map(|(_, _, until)| *until);
-        lost.chain(delays).chain(self.follow_until.filter(|_| !self.state.followed)).min()
+        let all = lost.chain(delays).chain(self.follow_until.filter(|_| !self.state.followed));
+        all.filter(|at| *at > self.looked).min()
+    }
+
+    /// An act was handed out: its time runs from now, however long its record took. Returns when it is given up.
+    pub fn handed_out(&mut self, now: Time, act: u32) -> Option<Time> {
+        let running = self.running.get_mut(&act)?;
+        running.since = now;
+        running.lost = Some(now + running.deadline + GRACE);
+        running.lost
     }
 
     /// Takes note of what a node reports, for the outage and the timeline.
     pub fn node_reported(&mut self, now: Time, node: &NodeName, report: &Arrivals) {
-        if self.incident.kind == SagaKind::Rejoin {
+        if self.incident.kind == SagaKind::Rejoin || !self.policy.nodes.contains(node) {
             return;
         }
         let arrival = report.last_age.map(|age| now.before(age));
-        if report.epoch >= self.incident.epoch {
+        if self.is_followed_by(report) {
             if self.incident.outage.following.iter().all(|(n, _)| n != node) {
                 self.incident.outage.following.push((node.clone(), now));
                 let text = format!("{node} follows epoch {}", report.epoch);
@@ -301,6 +326,13 @@ impl Saga {
         {
             self.incident.outage.last_good = Some(at);
         }
+    }
+
+    /// Whether the node that says this follows the saga's epoch, and not somebody else's primary in it.
+    #[must_use]
+    pub fn is_followed_by(&self, report: &Arrivals) -> bool {
+        report.epoch >= self.incident.epoch
+            && report.primary.as_ref().is_none_or(|primary| *primary == self.incident.candidate)
     }
 
     fn note(&mut self, now: Time, entry: LogEntry, steps: &mut Steps) {
@@ -347,7 +379,7 @@ impl Saga {
 
     fn run(&mut self, now: Time, number: u32, action: Action, member: &MemberName, deadline: Duration) -> Option<Run> {
         let address = self.policy.member(member)?.address.clone();
-        self.running.insert(number, (now, now + deadline + GRACE));
+        self.running.insert(number, Running { since: now, deadline, lost: None });
         let cluster = self.incident.cluster.clone();
         let token = StepToken { cluster: cluster.clone(), incident: self.incident.id.clone(), number };
         let target = Target { cluster, member: member.clone(), address };
@@ -378,7 +410,7 @@ impl Saga {
     /// An executor that never answers leaves its act unknown, as a crash would.
     fn give_up_lost_executors(&mut self, now: Time, steps: &mut Steps) {
         let lost: Vec<(u32, Time)> =
-            self.running.iter().filter(|(_, (_, lost))| now >= *lost).map(|(n, (at, _))| (*n, *at)).collect();
+            self.running.iter().filter(|(_, r)| r.lost.is_some_and(|at| now >= at)).map(|(n, r)| (*n, r.since)).collect();
         for (act, started) in lost {
             self.running.remove(&act);
             let why = "its executor gave no answer";
@@ -522,7 +554,10 @@ impl Saga {
             }
             LogEntry::Aborted { reason } => {
                 self.incident.state_reason = Some(reason.clone());
-                format!("given up: {reason}; {} stays primary", self.state.old_primary)
+                match self.state.kind {
+                    SagaKind::Rejoin => format!("given up: {reason}; {} stays quarantined", self.state.old_primary),
+                    _ => format!("given up: {reason}; {} stays primary", self.state.old_primary),
+                }
             }
             LogEntry::Resolved => "done".into(),
         };

@@ -168,7 +168,19 @@ impl SagaState {
         self.aborted || self.resolved
     }
 
-    /// The acts of this shape that count: those of this round, and earlier ones that succeeded.
+    /// The newest act that proved that the old primary takes writes.
+    fn write_accepted(&self) -> Option<u32> {
+        let accepted = |act: &Act| matches!(&act.result, Some(StepResult::WriteTried(a)) if a.is_accepted());
+        self.acts.iter().rev().find(|(_, act)| accepted(act)).map(|(number, _)| *number)
+    }
+
+    /// A fence that was claimed before a write went through did not hold, whatever it says.
+    fn is_void(&self, number: u32, act: &Act) -> bool {
+        matches!(act.action, Action::Fence { .. }) && self.write_accepted().is_some_and(|write| number < write)
+    }
+
+    /// The acts of this shape that count: those of this round, and earlier ones that succeeded and were not found
+    /// out since.
     pub fn acts_of<'a>(
         &'a self,
         shape: impl Fn(&Action) -> bool + 'a,
@@ -177,7 +189,9 @@ impl SagaState {
         self.acts
             .iter()
             .filter(move |(number, act)| {
-                shape(&act.action) && act.member == *member && (**number >= self.round || act.succeeded())
+                shape(&act.action)
+                    && act.member == *member
+                    && (**number >= self.round || (act.succeeded() && !self.is_void(**number, act)))
             })
             .map(|(_, act)| act)
     }
@@ -225,8 +239,8 @@ impl SagaState {
 
     /// The strongest proof that the old primary is stopped.
     ///
-    /// Within a level it is the strongest of the confirmed methods. A forbidden write that went through voids the
-    /// level, whatever was claimed. A bare claim becomes a read-back when both connections were refused.
+    /// Within a level it is the strongest of the confirmed methods. A forbidden write that went through voids all
+    /// that was claimed before it, for good. A bare claim becomes a read-back when both connections were refused.
     #[must_use]
     pub fn proof(&self, policy: &FailoverPolicy) -> Proof {
         if self.confirmed_by.is_some() {
@@ -238,8 +252,12 @@ impl SagaState {
     fn level_proof(&self, level: usize) -> Proof {
         let methods = |action: &Action| matches!(action, Action::Fence { level: l, .. } if *l == level);
         let claimed = self
-            .acts_of(methods, &self.old_primary)
-            .filter_map(|act| match &act.result {
+            .acts
+            .iter()
+            .filter(|(number, act)| {
+                methods(&act.action) && act.member == self.old_primary && !self.is_void(**number, act)
+            })
+            .filter_map(|(_, act)| match &act.result {
                 Some(StepResult::Fenced(report)) if report.verdict == FenceVerdict::Confirmed => Some(report.proof),
                 _ => None,
             })
@@ -255,6 +273,7 @@ impl SagaState {
             Some(StepResult::WriteTried(attempt)) if claimed == Proof::ReadBack && !attempt.is_refused_twice() => {
                 Proof::Claim
             }
+            Some(StepResult::Failed(_)) if claimed == Proof::ReadBack => Proof::Claim,
             _ => claimed,
         }
     }

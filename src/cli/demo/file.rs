@@ -64,8 +64,10 @@ clusters:
 @NODES@
 
     signals:
-      arrivals: { push: { from: nodes, every: 200ms } }
-      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 90ms } }
+      arrivals: { push: { from: [node-1, node-2, node-3], every: 200ms } }
+      # What the sender tries tells a silence from an idle night.
+      sending:  { push: { from: [sender], every: 200ms } }
+      ping:     { broker: { ask: ping, of: primary, every: 100ms, timeout: 80ms } }
       write:    { broker: { ask: write, of: primary, every: 200ms, timeout: 150ms } }
       role:     { broker: { ask: role, of: members, every: 200ms, timeout: 150ms } }
 
@@ -125,21 +127,34 @@ clusters:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
-    fn nothing_of_the_template_is_left() {
+    fn the_file_is_right_whatever_the_directory_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("a \"b\" ü");
+        std::fs::create_dir(&dir).unwrap();
         let nodes =
             [("node-1".to_owned(), "127.0.0.1:9001".to_owned()), ("sender".to_owned(), "127.0.0.1:9004".to_owned())];
+        for (name, _) in &nodes {
+            std::fs::write(dir.join(format!("{name}.token")), format!("a-long-token-of-{name}-0123456789\n")).unwrap();
+        }
         let plan = Plan {
-            dir: Path::new("/tmp/a \"b\""),
-            socket: Path::new("/tmp/s"),
+            dir: &dir,
+            socket: &dir.join("coroner.sock"),
             http: "127.0.0.1:7400".parse().unwrap(),
             members: &[("broker-a", "127.0.0.1:1".parse().unwrap()), ("broker-b", "127.0.0.1:2".parse().unwrap())],
             nodes: &nodes,
             executable: "redis-server",
         };
-        let text = yaml(&plan);
-        assert!(!text.contains('@'), "{text}");
-        assert!(text.contains(r#"pid_file: "/tmp/a \"b\"/{member}.pid""#), "{text}");
+        let path = dir.join("coroner.yaml");
+        std::fs::write(&path, yaml(&plan)).unwrap();
+        let config = config::load(&path).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(config.warnings, [""; 0]);
+        let acting: Vec<_> = config::lint::lint(&config)
+            .into_iter()
+            .filter(|f| f.kind == config::lint::FindingKind::FiresWhenIsolated)
+            .collect();
+        assert_eq!(acting, [], "an example must not teach a rule that kills when only the arbiter is cut off");
     }
 }

@@ -1,0 +1,15 @@
+//! Failover, switchover and rejoin, step by step, in a small world with its own time.
+
+#[path = "../common/bench.rs"]
+mod bench;
+#[path = "../common/policy.rs"]
+mod policy;
+
+mod candidates;
+mod fence;
+mod random;
+mod recovery;
+mod rejoin;
+mod steps;
+mod store;
+mod switchover;

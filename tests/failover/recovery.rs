@@ -1,0 +1,198 @@
+//! A1 to A9: the arbiter dies after every single record and every single act, and starts again: the same end.
+
+use coroner::model::{Command, ClusterPolicy};
+
+use crate::{
+    bench::{Bench, Crash, Script},
+    policy::{full, method, policy, secs},
+};
+
+/// One story, from a quiet cluster to its end.
+struct Story {
+    name: &'static str,
+    cluster: fn() -> ClusterPolicy,
+    setup: fn(&mut Bench),
+    /// Said again after a restart that forgot it, as a person would.
+    command: Option<fn() -> Command>,
+    ends: fn(&Bench) -> bool,
+}
+
+fn two() -> ClusterPolicy {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence =
+        vec![vec![method("claim", secs(1), coroner::model::Proof::Claim)], vec![method("gate", secs(1), coroner::model::Proof::Gate)]];
+    cluster
+}
+
+fn three() -> ClusterPolicy {
+    full(&["a", "b", "c"])
+}
+
+fn switchover() -> Command {
+    Command::Switchover { cluster: "orders".into(), to: None, reason: "work".into(), skip_guards: Vec::new() }
+}
+
+const STORIES: [Story; 5] = [
+    Story {
+        name: "failover and rejoin",
+        cluster: two,
+        setup: |bench| {
+            bench.kill("a");
+            bench.event_after(secs(40), coroner::model::Event::WallClockRead(coroner::model::WallAnchor::default()));
+        },
+        command: None,
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "failover among three",
+        cluster: three,
+        setup: |bench| bench.kill("a"),
+        command: None,
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "failover to the second choice",
+        cluster: three,
+        setup: |bench| {
+            bench.default_script.insert("promote b".into(), Script::Refuse);
+            bench.kill("a");
+        },
+        command: None,
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("c".into()),
+    },
+    Story {
+        name: "switchover",
+        cluster: three,
+        setup: |_| {},
+        command: Some(switchover),
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "switchover given up",
+        cluster: three,
+        setup: |bench| {
+            bench.default_script.insert("catch up b".into(), Script::Refuse);
+        },
+        command: Some(switchover),
+        ends: |b| b.is_quiet() && b.store.newest().is_some(),
+    },
+];
+
+fn play(story: &Story, crash: Option<Crash>, twice: bool) -> Bench {
+    let mut bench = Bench::settled(policy(vec![(story.cluster)()]));
+    (bench.persists, bench.acts) = (0, 0);
+    bench.done.clear();
+    bench.every_act_twice = twice;
+    bench.crash = crash;
+    (story.setup)(&mut bench);
+    if let Some(command) = story.command {
+        bench.ask_later(command());
+    }
+    let until = bench.now + secs(120);
+    let mut crashes = bench.crashes;
+    while !(story.ends)(&bench) {
+        assert!(bench.now < until, "{}, {crash:?}: no end\n{}", story.name, bench.story());
+        bench.step();
+        if bench.crashes > crashes {
+            crashes = bench.crashes;
+            // The members are seen again first; then the person asks again, if nothing came of it.
+            bench.run_for(secs(3));
+            if let (Some(command), true) = (story.command, bench.store.incidents.is_empty()) {
+                bench.ask_later(command());
+            }
+        }
+    }
+    if story.name.contains("rejoin") {
+        bench.revive("a");
+        bench.run_until(secs(120), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    }
+    bench.run_for(secs(5));
+    assert!((story.ends)(&bench), "{}, {crash:?}: it did not stay so", story.name);
+    bench
+}
+
+#[test]
+fn whatever_the_moment_of_the_crash_the_end_is_the_same() {
+    for story in &STORIES {
+        let quiet = play(story, None, false);
+        let (ending, persists, acts) = (quiet.ending(), quiet.persists, quiet.acts);
+        assert!(persists >= 5 && acts >= 3, "{}: {persists} records, {acts} acts", story.name);
+        assert!(quiet.writers().len() == 1);
+        let mut crashes = Vec::new();
+        for k in 1..=persists {
+            crashes.extend([Crash::BeforePersisted(k), Crash::AfterPersisted(k)]);
+        }
+        for k in 1..=acts {
+            crashes.extend([Crash::BeforeAct(k), Crash::AfterAct(k)]);
+        }
+        for crash in crashes {
+            let bench = play(story, Some(crash), false);
+            assert_eq!(bench.crashes, 1, "{}: {crash:?} did not happen", story.name);
+            assert_eq!(bench.ending(), ending, "{}, {crash:?}\n{}", story.name, bench.story());
+        }
+    }
+}
+
+/// Every act is idempotent under its token: done twice and answered twice, with or without a crash, the end is the same.
+#[test]
+fn every_act_done_twice_is_harmless() {
+    for story in &STORIES {
+        let ending = play(story, None, false).ending();
+        let doubled = play(story, None, true);
+        assert_eq!(doubled.ending(), ending, "{}", story.name);
+        for k in [1, doubled.acts / 2, doubled.acts] {
+            assert_eq!(play(story, Some(Crash::AfterAct(k)), true).ending(), ending, "{}, act {k}", story.name);
+        }
+    }
+}
+
+/// A held incident stays held over a restart, and a person can let it go on.
+#[test]
+fn held_is_held_over_a_restart() {
+    let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
+    bench.default_script.insert("fence a 0.0".into(), Script::Unknown);
+    bench.default_script.insert("fence a 1.0".into(), Script::Unknown);
+    bench.kill("a");
+    bench.run_until(secs(30), "it is held", Bench::is_held);
+    let acts = bench.acts;
+    bench.restart(secs(1));
+    bench.run_for(secs(60));
+    assert!(bench.is_held());
+    assert_eq!(bench.acts, acts);
+    assert!(bench.incident().unwrap().timeline.iter().any(|t| t.text.contains("started again")));
+    bench.default_script.clear();
+    bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
+    bench.run_until(secs(30), "it is over", Bench::is_over);
+    assert_eq!(bench.writers(), ["b"]);
+}
+
+/// A9, H10: a restart in the middle of the redirect still waits for the nodes: silence after a start is not consent.
+#[test]
+fn a_restart_in_the_middle_of_the_redirect_waits_for_the_nodes() {
+    let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
+    bench.nodes.get_mut("n2").unwrap().is_deaf = true;
+    bench.kill("a");
+    bench.run_until(secs(10), "nodes are told", |b| b.done.contains(&"redirect 0".to_owned()));
+    bench.run_for(secs(2));
+    bench.restart(secs(1));
+    bench.run_until(secs(60), "it is over", Bench::is_over);
+    let (incident, _) = bench.store.newest().unwrap();
+    assert_eq!(incident.outage.laggards, ["n2".into()], "{:?}", incident.outage);
+}
+
+/// An incident whose cluster left the file, or whose log is empty, is left alone.
+#[test]
+fn what_cannot_be_taken_up_is_left_alone() {
+    use coroner::{engine::Engine, model::{Time, WallAnchor}};
+    let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
+    bench.default_script.insert("fence a 0.0".into(), Script::Hang);
+    bench.kill("a");
+    bench.run_until(secs(10), "it began", |b| b.done.len() == 1);
+    let mut recovered = bench.store.recovered();
+    assert_eq!(recovered.open.len(), 1);
+    let engine = |policy, recovered| Engine::new(Time(5_000_000_000_000), WallAnchor::default(), 9, policy, recovered);
+    assert!(engine(bench.policy.clone(), recovered.clone()).incident(&"orders".into()).is_some());
+    assert!(engine(policy(Vec::new()), recovered.clone()).incident(&"orders".into()).is_none());
+    recovered.open[0].log.clear();
+    assert!(engine(bench.policy.clone(), recovered).incident(&"orders".into()).is_none());
+}
