@@ -30,7 +30,7 @@ clusters:
       fence: [{ @FENCE@, deadline: 6s }]
       max_loss: any
       rejoin: follow
-      cooldown: 20s
+      cooldown: 30s
 "#;
 
 /// Two instances of Debian's template: `a` as it is packaged, `b` with a unit of its own in /etc, where a mask for
