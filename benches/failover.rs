@@ -131,7 +131,7 @@ fn run(fault: Fault, show_steps: bool) -> (Duration, Duration) {
         let socket = common::path(&arbiter.dir, "socket");
         let coroner = |args: &[&str]| {
             let output =
-                Command::new(env!("CARGO_BIN_EXE_coroner")).arg("--socket").arg(&socket).args(args).output().unwrap();
+                Command::new(common::program()).arg("--socket").arg(&socket).args(args).output().unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let list: serde_json::Value = serde_json::from_str(&coroner(&["incidents", "list", "-o", "json"])).unwrap();

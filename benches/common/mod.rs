@@ -38,6 +38,11 @@ pub fn is_test() -> bool {
     !std::env::args().any(|arg| arg == "--bench")
 }
 
+/// The program that is measured: the one built for this benchmark, or `CORONER_BENCH_PROGRAM`, to compare builds.
+pub fn program() -> PathBuf {
+    std::env::var_os("CORONER_BENCH_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_coroner").into(), PathBuf::from)
+}
+
 /// A TCP port and a UDP port that were free a moment ago.
 pub fn free_ports() -> (u16, u16) {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -66,7 +71,7 @@ impl Arbiter {
         let path = dir.path().join("coroner.yaml");
         fs::write(&path, config.replace("@ARBITER@", &own)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_coroner"))
+        let child = Command::new(program())
             .args(["arbiter", "--log", "text", "--config"])
             .arg(&path)
             .env("CORONER_LOG", std::env::var("CORONER_LOG").unwrap_or_else(|_| "warn".into()))
