@@ -111,7 +111,15 @@ impl Lab {
             self.see("ping", Observer::Arbiter, Some("a"), refused());
         }
         for (member, role) in [("a", Role::Primary), ("b", Role::Standby), ("c", Role::Standby)] {
-            let report = RoleReport { role, position: Some(1_000), ..RoleReport::default() };
+            let report = RoleReport {
+                role,
+                position: Some(1_000),
+                link_up: None,
+                follows: None,
+                lineage: None,
+                epoch: None,
+                priority: None,
+            };
             let outcome = if member == "a" && !healthy { refused() } else { Outcome::Fact(Fact::Role(report)) };
             self.see("role", Observer::Arbiter, Some(member), outcome);
         }

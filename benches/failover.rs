@@ -81,7 +81,7 @@ fn follow(arbiter: SocketAddr, watch: Stopwatch, old: String, done: mpsc::Sender
         }
         thread::sleep(Duration::from_millis(1));
     }
-    drop(done.send((told, watch.elapsed())));
+    done.send((told, watch.elapsed())).unwrap();
 }
 
 /// From the fault to: the client was told, the first write was acknowledged.

@@ -3,7 +3,7 @@
 //! cluster takes after a minute.
 //!
 //! `cargo bench --bench scale`. `CORONER_BENCH_SECONDS` (default 20) is measured for each size; `CORONER_BENCH_PULL=0`
-//! measures five pushed signals and no connects.
+//! measures five pushed signals and no connects; `CORONER_BENCH_CLUSTERS` names other sizes.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a benchmark may stop")]
 
@@ -157,8 +157,9 @@ fn main() {
         move || listen(&listener, &accepted)
     });
     println!("five signals of each cluster at 1 s, {}", if pull { "two pushed, three pulled" } else { "all pushed" });
-    let sizes: &[usize] = if common::is_test() { &[1, 10] } else { &[1, 10, 100, 1_000] };
-    for &clusters in sizes {
+    let sizes = if common::is_test() { "1,10" } else { "1,10,100,1000" };
+    let sizes = std::env::var("CORONER_BENCH_CLUSTERS").unwrap_or_else(|_| sizes.into());
+    for clusters in sizes.split(',').map(|size| size.parse::<usize>().unwrap()) {
         let arbiter = Arbiter::start(&config(clusters, port, pull));
         let load = Load::start(&arbiter, clusters, pull);
         // The first rounds learn streams and make sessions.
