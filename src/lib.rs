@@ -1,4 +1,22 @@
 //! Coroner: an external failover arbiter for message brokers and databases.
+//!
+//! The map, from the middle outwards. Imports run one way, and `tests/tidy.rs` holds that.
+//!
+//! - [`model`]: the nouns, plain data. Everybody speaks in them.
+//! - [`engine`]: **the decision**, pure: what is known, what is believed because of it, what stands in the way.
+//! - [`failover`]: the saga, pure: the steps of a failover as a fold over its log.
+//! - [`probe`], [`broker`], [`fence`], [`redirect`], [`report`], [`store`]: the edges. One folder per ability, one file per
+//!   method; to add a method is one file and one line in its folder's enum.
+//! - [`sys`]: what the edges share towards the operating system.
+//! - [`config`]: a YAML file in, a resolved configuration out, or all its mistakes at once.
+//! - [`arbiter`]: the process: the driver that owns the engine, the only clock, the effects.
+//! - [`api`], [`telemetry`]: HTTP, UDP and the Unix socket; log and metrics.
+//! - [`cli`]: one file per verb.
+//!
+//! How the pieces move: an observation reaches the driver's one queue through [`arbiter::handle::Handle`]; the driver hands
+//! it to [`engine::Engine::handle`] with the time and drains [`engine::Engine::poll_effect`]; records go to the store, and
+//! what the engine put behind them comes out only once they are durable; acts run as tasks whose results come back as
+//! events. Why it is so: `src/docs/decisions`.
 
 pub mod api;
 pub mod arbiter;

@@ -27,7 +27,8 @@ use crate::{
     config::{ClusterConfig, Config, Source},
     model::{
         ClusterName, Epoch, Fact, MemberName, NodeName, Observer, Outcome, SignalName, observation,
-        policy::ClusterPolicy, time::millis,
+        policy::{ClusterPolicy, Observers},
+        time::millis,
     },
 };
 
@@ -306,13 +307,20 @@ impl<'a> At<'a> {
     }
 }
 
-/// The signal that was named, or the only one of its kind.
+/// The signal that was named, or the only one of its kind that the reporter belongs to.
 pub(super) fn signal<'c>(
+    policy: &ClusterPolicy,
     parts: &'c ClusterConfig,
     named: Option<&str>,
+    node: Option<&NodeName>,
     is_kind: fn(&Source) -> bool,
 ) -> Result<&'c SignalName, String> {
-    let mut fitting = parts.sources.iter().filter(|(_, source)| is_kind(source)).map(|(name, _)| name);
+    let expects = |name: &SignalName| match (node, policy.signals.get(name).map(|s| &s.observers)) {
+        (Some(node), Some(Observers::Nodes(nodes))) => nodes.contains(node),
+        _ => true,
+    };
+    let mut fitting =
+        parts.sources.iter().filter(|(name, source)| is_kind(source) && expects(name)).map(|(name, _)| name);
     match (named, fitting.next(), fitting.next()) {
         (Some(named), Some(_), _) => parts
             .sources
@@ -331,7 +339,7 @@ pub(super) fn signal<'c>(
 fn take_heartbeat(at: &At<'_>, beat: &Heartbeat<'_>) -> Result<Answer, ApiError> {
     let (cluster, policy, parts) = at.cluster(&beat.cluster)?;
     let member = at.member(policy, &beat.member)?;
-    let signal = signal(parts, beat.signal.as_deref(), |source| matches!(source, Source::Heartbeats))
+    let signal = signal(policy, parts, beat.signal.as_deref(), None, |source| matches!(source, Source::Heartbeats))
         .map_err(ApiError::not_found)?;
     at.check_new((cluster, signal, member.as_str()), beat.session, Some(beat.seq))?;
     observe(
@@ -350,8 +358,9 @@ fn take_heartbeat(at: &At<'_>, beat: &Heartbeat<'_>) -> Result<Answer, ApiError>
 fn take_arrivals(at: &At<'_>, report: &Arrivals<'_>) -> Result<Answer, ApiError> {
     let (cluster, policy, parts) = at.cluster(&report.cluster)?;
     let node = at.node(policy, &report.node)?;
-    let signal = signal(parts, report.signal.as_deref(), |source| matches!(source, Source::Arrivals))
-        .map_err(ApiError::not_found)?;
+    let signal =
+        signal(policy, parts, report.signal.as_deref(), Some(node), |source| matches!(source, Source::Arrivals))
+            .map_err(ApiError::not_found)?;
     if report.canaries.len() > MAX_CANARIES {
         let text = format!("the report confirms more than {MAX_CANARIES} canaries: confirm each once");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "oversized", text));

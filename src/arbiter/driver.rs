@@ -368,6 +368,14 @@ impl Driver {
                 self.frozen.entry(incident.id.clone()).or_insert_with(|| (Arc::clone(hands), None));
             }
         }
+        // One that was taken up from the log has the hands of the file as it stood then, which may have been changed
+        // meanwhile; each place is compared with what the incident began with, so the newest file is as good.
+        for (_, (held, meant)) in &mut self.frozen {
+            let cluster = meant.as_ref().map(|policy| &policy.name);
+            if let Some(new) = cluster.and_then(|cluster| hands.get(cluster)) {
+                *held = Arc::clone(new);
+            }
+        }
         let old = self.config.load_full();
         let mut text = format!("policy {} is in force", config.policy.hash);
         if old.arbiter.http != config.arbiter.http

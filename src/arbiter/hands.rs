@@ -12,7 +12,7 @@ use crate::{
     fence::{Fence, ReadOnlyFlag},
     model::{
         ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, effect::Run,
+        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, effect::Run, policy::MethodPolicy,
     },
     redirect::Redirect,
 };
@@ -23,6 +23,8 @@ pub struct Hands {
     members: BTreeMap<MemberName, Target>,
     nodes: Vec<NodeTarget>,
     fences: Vec<Vec<Arc<dyn Fence>>>,
+    /// What the policy calls them, which is what an open incident remembers of them.
+    labels: Vec<Vec<String>>,
     redirects: Vec<Arc<dyn Redirect>>,
 }
 
@@ -36,14 +38,15 @@ pub type AllHands = BTreeMap<ClusterName, Arc<Hands>>;
 pub fn build(config: &Config) -> Result<AllHands, String> {
     let mut all = AllHands::new();
     for (name, cluster) in &config.clusters {
-        let hands = Hands::new(cluster).map_err(|error| format!("cluster {name}: {error}"))?;
+        let policy = config.policy.clusters.get(name);
+        let hands = Hands::new(cluster, policy).map_err(|error| format!("cluster {name}: {error}"))?;
         all.insert(name.clone(), Arc::new(hands));
     }
     Ok(all)
 }
 
 impl Hands {
-    fn new(config: &ClusterConfig) -> Result<Self, String> {
+    fn new(config: &ClusterConfig, policy: Option<&ClusterPolicy>) -> Result<Self, String> {
         let broker: Option<Arc<dyn Broker>> = match &config.broker {
             Some(kind) => Some(Arc::from(kind.build()?)),
             None => None,
@@ -62,6 +65,10 @@ impl Hands {
             members: config.members.iter().map(|m| (m.member.clone(), m.clone())).collect(),
             nodes: config.nodes.clone(),
             fences,
+            labels: policy.map_or_else(Vec::new, |policy| {
+                let level = |level: &Vec<MethodPolicy>| level.iter().map(|method| method.label.clone()).collect();
+                policy.failover.fence.iter().map(level).collect()
+            }),
             redirects: redirects?,
         })
     }
@@ -169,11 +176,11 @@ impl Hands {
         let found = self.fences.get(level).and_then(|l| l.get(method));
         let fence = found.ok_or("the file no longer has this fence; put it back, or confirm the fence by hand")?;
         let meant = frozen.and_then(|p| p.failover.fence.get(level)?.get(method));
-        match meant {
-            Some(meant) if meant.label != fence.label() => Err(format!(
-                "the file changed: this place held {}, now {}; put it back, or confirm the fence by hand",
+        let now = self.labels.get(level).and_then(|l| l.get(method));
+        match (meant, now) {
+            (Some(meant), Some(now)) if meant.label != *now => Err(format!(
+                "the file changed: this place held {}, now {now}; put it back, or confirm the fence by hand",
                 meant.label,
-                fence.label()
             )),
             _ => Ok(fence),
         }

@@ -67,21 +67,24 @@ pub(super) struct Cluster {
     pub(super) settled_at: Time,
 }
 
-/// What a persist was for.
+/// A record that was not answered yet.
 #[derive(Clone, Debug)]
 struct Pending {
     records: Vec<Record>,
     purpose: Purpose,
+    /// What the cluster was before it.
+    before: Box<ClusterState>,
 }
 
-#[derive(Clone, Debug)]
+/// What a persist was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     /// A saga begins: without the record it does not.
-    Open { before: Box<ClusterState>, reply_to: Option<u64> },
+    Open,
     /// A saga moves on: the record must be taken, sooner or later.
     Saga,
-    /// The state changes: without the record it does not.
-    State { before: Box<ClusterState>, reply_to: Option<u64> },
+    /// The state changes: without the record it does not, unless later records rest on it already.
+    State,
 }
 
 impl Cluster {
@@ -160,7 +163,8 @@ impl Cluster {
         let Some((saga, runs)) = Saga::recover(now, open) else { return };
         let incident = saga.incident.clone();
         self.saga = Some(saga);
-        self.persist(own, vec![Record::Incident(Box::new(incident.clone()))], Purpose::Saga);
+        let before = self.state.clone();
+        self.persist(own, vec![Record::Incident(Box::new(incident.clone()))], Purpose::Saga, before);
         self.emit(Effect::Tell(Box::new(Notice::IncidentUpdated(Box::new(incident)))));
         for run in runs {
             self.emit(Effect::Run(Box::new(run)));
@@ -199,57 +203,56 @@ impl Cluster {
         }
         let Some(pending) = self.pending.get(&id).cloned() else { return };
         self.is_dirty = true;
+        // What was heard was not kept either.
+        self.heard_dirty_since.get_or_insert(now);
+        let others_rest_on_it = self.queue.iter().any(|e| matches!(e, Effect::Persist { .. }));
+        let must_be_taken = match pending.purpose {
+            Purpose::Saga => true,
+            Purpose::State => others_rest_on_it,
+            // The records behind an opening rest on it too, but nothing was done yet: all of them are taken back.
+            Purpose::Open => false,
+        };
+        if must_be_taken && !is_conflict {
+            self.persist_again = Some((now + PERSIST_AGAIN, id));
+            return;
+        }
         if is_conflict {
             self.conflict = Some(format!("another arbiter has acted ({reason}); restart this one to read what it did"));
         }
-        match pending.purpose {
-            Purpose::Saga if !is_conflict => {
-                self.persist_again = Some((now + PERSIST_AGAIN, id));
-                return;
-            }
-            Purpose::Saga => {
-                self.saga = None;
-                self.drop_queue();
-            }
-            Purpose::Open { before, reply_to } => {
-                self.saga = None;
-                self.state = *before;
-                self.drop_queue();
-                self.refuse(reply_to, reason);
-            }
-            Purpose::State { before, reply_to } => {
-                self.state = *before;
-                self.drop_replies(reply_to);
-                self.refuse(reply_to, reason);
-            }
+        if is_conflict || pending.purpose == Purpose::Open {
+            self.saga = None;
         }
+        self.state = *pending.before;
         self.pending.remove(&id);
         self.waiting = None;
+        self.take_back(reason);
     }
 
-    fn refuse(&mut self, reply_to: Option<u64>, reason: &str) {
-        if let Some(to) = reply_to {
-            let text = format!("the store did not take it, so nothing was done: {reason}");
-            let error = crate::model::CommandError::new(crate::model::command::CommandErrorCode::Store, text);
-            self.emit(Effect::Reply { to, result: Err(error) });
-        }
-    }
-
-    /// Nothing that was to follow a record that was not written may come out.
-    fn drop_queue(&mut self) {
+    /// Nothing that was to follow a record that was not written may come out: no act, no record, no news of what is
+    /// not so. Whoever asked for it is told that it was not done.
+    fn take_back(&mut self, reason: &str) {
         for effect in std::mem::take(&mut self.queue) {
             match effect {
                 Effect::Persist { id, .. } => {
                     self.pending.remove(&id);
                 }
-                Effect::Tell(_) => self.queue.push_back(effect),
-                Effect::Run(_) | Effect::Reply { .. } => {}
+                Effect::Reply { to, result: Ok(_) } => {
+                    let text = format!("the store did not take it, so nothing was done: {reason}");
+                    let error = crate::model::CommandError::new(crate::model::command::CommandErrorCode::Store, text);
+                    self.queue.push_back(Effect::Reply { to, result: Err(error) });
+                }
+                Effect::Tell(notice)
+                    if matches!(*notice, Notice::IncidentUpdated(_) | Notice::PrimaryChanged { .. }) => {}
+                Effect::Run(_) => {}
+                effect => self.queue.push_back(effect),
             }
         }
     }
 
-    fn drop_replies(&mut self, reply_to: Option<u64>) {
-        self.queue.retain(|e| !matches!(e, Effect::Reply { to, .. } if Some(*to) == reply_to));
+    /// Whether every record was answered. Nothing new is begun before, so that what a record that fails takes back
+    /// is never what something new rests on.
+    pub(super) fn is_settled(&self) -> bool {
+        self.waiting.is_none() && !self.queue.iter().any(|e| matches!(e, Effect::Persist { .. }))
     }
 
     // ---- what is believed -------------------------------------------------------------------------------------
@@ -389,12 +392,16 @@ impl Cluster {
     /// Learns who is primary, once, when nothing is stored: one member claims it and a standby follows, or the file
     /// says so and nothing speaks against it. Never below an epoch that a member has stored.
     fn adopt_primary(&mut self, now: Time, own: &mut Own) {
-        if self.state.primary.is_some() || self.waiting.is_some() || self.saga.is_some() {
+        if self.state.primary.is_some() || self.saga.is_some() || !self.is_settled() {
+            return;
+        }
+        // A store that just refused is not asked again before it is well.
+        if own.store_lost.is_some() || self.conflict.is_some() {
             return;
         }
         let Some(primary) = self.evident_primary(now) else { return };
         let epoch = Epoch(self.view.largest_stored_epoch(&self.policy).0.max(self.state.epoch.0).max(1));
-        self.make_primary(now, &primary, epoch, own, None);
+        self.make_primary(now, &primary, epoch, own);
     }
 
     fn evident_primary(&self, now: Time) -> Option<MemberName> {
@@ -413,21 +420,14 @@ impl Cluster {
     }
 
     /// Changes who is primary outside a saga.
-    pub(super) fn make_primary(
-        &mut self,
-        now: Time,
-        primary: &MemberName,
-        epoch: Epoch,
-        own: &mut Own,
-        reply_to: Option<u64>,
-    ) {
+    pub(super) fn make_primary(&mut self, now: Time, primary: &MemberName, epoch: Epoch, own: &mut Own) {
         let before = self.state.clone();
         self.state.epoch = epoch;
         self.state.primary = Some(primary.clone());
         self.state.primary_epoch = epoch;
         self.state.quarantined.remove(primary);
         self.primary_changed(now);
-        self.persist_state(before, reply_to, own);
+        self.persist_state(before, own);
         let notice =
             Notice::PrimaryChanged { cluster: self.policy.name.clone(), primary: Some(primary.clone()), epoch };
         self.emit(Effect::Tell(Box::new(notice)));
@@ -469,10 +469,11 @@ impl Cluster {
         }
         if let Some(since) = self.heard_dirty_since
             && now.since(since) >= Duration::from_secs(1)
-            && self.waiting.is_none()
+            && self.is_settled()
             && own.store_lost.is_none()
+            && self.conflict.is_none()
         {
-            self.persist_state(self.state.clone(), None, own);
+            self.persist_state(self.state.clone(), own);
         }
         if let Some(at) = self.saga.as_ref().and_then(Saga::poll_timeout) {
             self.wake = self.wake.min(at.max(now));
@@ -503,10 +504,14 @@ impl Cluster {
                 self.is_dirty = true;
                 return;
             }
+            if !self.is_settled() {
+                // Looked at again as soon as the record before is answered.
+                return;
+            }
             if let Ok(candidate) = candidate::choose(candidates, None) {
                 let trigger = Trigger::Rule(Box::new(self.explain(index, now)));
                 let guards = self.guards(now, own, mode, candidates);
-                self.open(now, kind, trigger, candidate, guards, Overrides::default(), own, None);
+                self.open(now, kind, trigger, candidate, guards, Overrides::default(), own);
             }
             return;
         }
@@ -532,13 +537,14 @@ impl Cluster {
         guards: Vec<crate::model::explain::GuardState>,
         overrides: Overrides,
         own: &mut Own,
-        reply_to: Option<u64>,
     ) {
         let Some(old_primary) = self.state.primary.clone() else { return };
         let before = self.state.clone();
-        let epoch = self.state.epoch.next();
+        // Never below what a member has stored: the store may have been restored from a backup, or begun anew.
+        let epoch = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).next();
         self.state.epoch = epoch;
-        if kind == SagaKind::Failover {
+        // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
+        if kind == SagaKind::Failover || matches!(trigger, Trigger::Rule(_)) {
             self.state.failovers_unix_ms.push(own.anchor.unix_ms_at(now));
             let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
             self.state.failovers_unix_ms.drain(..extra);
@@ -562,10 +568,10 @@ impl Cluster {
             guards,
             overrides,
         };
-        self.begin(now, opening, before, own, reply_to);
+        self.begin(now, opening, before, own);
     }
 
-    fn begin(&mut self, now: Time, opening: Opening, before: ClusterState, own: &mut Own, reply_to: Option<u64>) {
+    fn begin(&mut self, now: Time, opening: Opening, before: ClusterState, own: &mut Own) {
         let (saga, (number, entry)) = Saga::open(now, Arc::clone(&self.policy), opening);
         let incident = saga.incident.id.clone();
         self.saga = Some(saga);
@@ -585,7 +591,7 @@ impl Cluster {
             Record::Log { incident, cluster: self.policy.name.clone(), number, entry },
         ]);
         records.extend(self.log_records(&steps));
-        self.persist(own, records, Purpose::Open { before: Box::new(before), reply_to });
+        self.persist(own, records, Purpose::Open, before);
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
         }
@@ -594,7 +600,11 @@ impl Cluster {
 
     /// Begins to bring back a quarantined member that is seen again.
     fn maybe_rejoin(&mut self, now: Time, own: &mut Own) {
-        if self.saga.is_some() || self.policy.failover.rejoin != Rejoin::Follow || self.policy.mode != Mode::Auto {
+        if self.saga.is_some()
+            || !self.is_settled()
+            || self.policy.failover.rejoin != Rejoin::Follow
+            || self.policy.mode != Mode::Auto
+        {
             return;
         }
         let fresh = self.policy.failover.candidate_fresh_for;
@@ -612,17 +622,10 @@ impl Cluster {
         if blocked || self.verdict >= Verdict::Suspect {
             return;
         }
-        self.open_rejoin(now, &member, Trigger::SeenAgain, own, None);
+        self.open_rejoin(now, &member, Trigger::SeenAgain, own);
     }
 
-    pub(super) fn open_rejoin(
-        &mut self,
-        now: Time,
-        member: &MemberName,
-        trigger: Trigger,
-        own: &mut Own,
-        reply_to: Option<u64>,
-    ) {
+    pub(super) fn open_rejoin(&mut self, now: Time, member: &MemberName, trigger: Trigger, own: &mut Own) {
         let Some(primary) = self.state.primary.clone() else { return };
         self.rejoin_given_up.retain(|m| m != member);
         let epoch = self.state.primary_epoch;
@@ -644,7 +647,7 @@ impl Cluster {
             last_position: None,
             last_good: None,
         };
-        self.begin(now, opening, self.state.clone(), own, reply_to);
+        self.begin(now, opening, self.state.clone(), own);
     }
 
     // ---- the saga ---------------------------------------------------------------------------------------------
@@ -703,7 +706,7 @@ impl Cluster {
             records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
         }
         records.extend(self.log_records(&steps));
-        self.persist(own, records, Purpose::Saga);
+        self.persist(own, records, Purpose::Saga, before.clone());
         for run in steps.runs {
             self.emit(Effect::Run(Box::new(run)));
         }
@@ -811,12 +814,20 @@ impl Cluster {
 
     // ---- effects in their order -------------------------------------------------------------------------------
 
-    pub(super) fn persist_state(&mut self, before: ClusterState, reply_to: Option<u64>, own: &mut Own) {
-        let record = Record::Cluster { expected: before.epoch, state: self.state.clone() };
-        self.persist(own, vec![record], Purpose::State { before: Box::new(before), reply_to });
+    /// The same with the open incident, if there is one: for what a person notes in it.
+    pub(super) fn persist_state_and_incident(&mut self, before: ClusterState, own: &mut Own) {
+        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
+        records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
+        self.persist(own, records, Purpose::State, before);
+        self.tell_incident();
     }
 
-    fn persist(&mut self, own: &mut Own, mut records: Vec<Record>, purpose: Purpose) {
+    pub(super) fn persist_state(&mut self, before: ClusterState, own: &mut Own) {
+        let record = Record::Cluster { expected: before.epoch, state: self.state.clone() };
+        self.persist(own, vec![record], Purpose::State, before);
+    }
+
+    fn persist(&mut self, own: &mut Own, mut records: Vec<Record>, purpose: Purpose, before: ClusterState) {
         if let Some(since) = self.heard_dirty_since.take() {
             let heard = self
                 .view
@@ -833,7 +844,7 @@ impl Cluster {
             }
         }
         let id = own.next_persist();
-        self.pending.insert(id, Pending { records: records.clone(), purpose });
+        self.pending.insert(id, Pending { records: records.clone(), purpose, before: Box::new(before) });
         self.emit(Effect::Persist { id, records });
     }
 

@@ -28,8 +28,10 @@ pub(super) struct RuleState {
 /// What one branch remembers.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    /// Since when the branch, before `for:` and window, has been true without interruption.
+    /// Since when what is asked has been true without interruption, before the window is applied.
     true_since: Option<Time>,
+    /// The same after it: what `for:` counts from.
+    held_since: Option<Time>,
     /// Ended spans of truth that still reach into the window; oldest first.
     spans: VecDeque<(Time, Time)>,
 }
@@ -79,7 +81,7 @@ impl RuleState {
         let mut out = Vec::new();
         Walk { evidence, slots: &mut slots, next: 0 }.branch(&rule.when, Some(&mut out));
         // `branch` pushes exactly one explanation for the root.
-        out.pop().unwrap_or_else(|| leaf("nothing asked".into(), Answer { truth: Truth::Unknown, changes_at: None }))
+        out.pop().unwrap_or_else(|| leaf("nothing asked".into(), Answer::UNKNOWN))
     }
 }
 
@@ -98,7 +100,7 @@ impl Walk<'_> {
         let answer = self.hold(slot, expr, raw);
         if let Some(out) = out {
             let mut own = explained.and_then(|mut list| list.pop()).unwrap_or_else(|| leaf(String::new(), raw));
-            self.explain_hold(&mut own, slot, expr, raw, answer);
+            self.explain_hold(&mut own, slot, expr, answer);
             out.push(own);
         }
         answer
@@ -119,7 +121,7 @@ impl Walk<'_> {
             }
             ExprKind::Not(inner) => {
                 let answer = self.branch(inner, below.as_mut());
-                (Answer { truth: !answer.truth, ..answer }, "not".to_owned(), String::new())
+                (Answer { truth: !answer.truth, turns_true: false, ..answer }, "not".to_owned(), String::new())
             }
             ExprKind::AtLeast { count: needed, of } => {
                 let answers: Vec<Answer> = of.iter().map(|e| self.branch(e, below.as_mut())).collect();
@@ -180,7 +182,7 @@ impl Walk<'_> {
     fn judge_one(&self, signal: &SignalName, condition: &Condition, stream: Option<&Stream>) -> Answer {
         match self.context(signal) {
             Some(context) => condition::judge(condition, stream, &context),
-            None => Answer { truth: Truth::Unknown, changes_at: None },
+            None => Answer::UNKNOWN,
         }
     }
 
@@ -241,23 +243,23 @@ impl Walk<'_> {
         if let Some(window) = expr.window {
             answer = within(slot, window, raw, now);
         }
-        if let (Some(hold), Truth::True) = (expr.hold, answer.truth) {
-            // A window's own truth is held from when the window was first satisfied, which is at the latest now;
-            // without a window, from when the branch became true.
-            let due = slot.true_since.unwrap_or(now) + hold;
+        slot.held_since = if answer.truth.is_true() { slot.held_since.or(Some(now)) } else { None };
+        if let (Some(hold), Some(since)) = (expr.hold, slot.held_since) {
+            let due = since + hold;
             if now < due {
-                answer = Answer { truth: Truth::False, changes_at: earliest(answer.changes_at, Some(due)) };
+                let changes_at = earliest(answer.changes_at, Some(due));
+                answer = Answer { truth: Truth::False, changes_at, turns_true: changes_at == Some(due) };
             }
         }
         answer
     }
 
-    fn explain_hold(&self, own: &mut Explanation, slot: usize, expr: &Expr, raw: Answer, answer: Answer) {
+    fn explain_hold(&self, own: &mut Explanation, slot: usize, expr: &Expr, answer: Answer) {
         let now = self.evidence.now;
         let Some(slot) = self.slots.get(slot) else { return };
         if let Some(hold) = expr.hold {
             own.asked = format!("{} (for {})", own.asked, human(hold));
-            if let (Truth::True, Some(since)) = (raw.truth, slot.true_since) {
+            if let Some(since) = slot.held_since {
                 own.seen = join(&own.seen, &format!("true for {} of {}", human(now.since(since)), human(hold)));
             }
         }
@@ -266,11 +268,8 @@ impl Walk<'_> {
             own.seen = join(&own.seen, &format!("true for {} of the window", human(true_time(slot, window, now))));
         }
         own.truth = answer.truth;
-        if let Some(at) = answer.changes_at
-            && answer.truth == Truth::False
-            && (expr.hold.is_some() && raw.truth == Truth::True || expr.children().is_empty())
-        {
-            own.would_change = Some(format!("true in {} unless something is heard", human(at.since(now))));
+        if let (Some(at), true, Some(_)) = (answer.changes_at, answer.turns_true, expr.hold) {
+            own.would_change = Some(format!("true in {} if it stays so", human(at.since(now))));
         }
     }
 
@@ -293,6 +292,10 @@ impl Walk<'_> {
             observer: Some(observer.to_string()),
             subject: subject.map(ToString::to_string),
             age: stream.and_then(|s| s.newest.as_ref()).map(|(at, _)| now.since(*at)),
+            would_change: answer
+                .changes_at
+                .filter(|_| answer.turns_true)
+                .map(|at| format!("true in {} unless something is heard", human(at.since(now)))),
             ..leaf(format!("{signal} {condition}"), answer)
         }
     }
@@ -302,11 +305,12 @@ fn within(slot: &Slot, window: Window, raw: Answer, now: Time) -> Answer {
     let true_for = true_time(slot, window, now);
     if true_for >= window.true_for {
         // It stops being true when enough of it has slid out of the window; looking again every tenth is enough.
-        return Answer { truth: Truth::True, changes_at: earliest(raw.changes_at, Some(now + window.of / 10)) };
+        let changes_at = earliest(raw.changes_at, Some(now + window.of / 10));
+        return Answer { truth: Truth::True, changes_at, turns_true: false };
     }
     let truth = if raw.truth == Truth::Unknown { Truth::Unknown } else { Truth::False };
     let due = (raw.truth == Truth::True).then(|| now + (window.true_for - true_for));
-    Answer { truth, changes_at: earliest(raw.changes_at, due) }
+    Answer { truth, changes_at: earliest(raw.changes_at, due), turns_true: false }
 }
 
 fn true_time(slot: &Slot, window: Window, now: Time) -> Duration {
@@ -329,7 +333,7 @@ fn count(answers: &[Answer], needed: usize) -> Answer {
     } else {
         Truth::Unknown
     };
-    Answer { truth, changes_at: answers.iter().filter_map(|a| a.changes_at).min() }
+    Answer { truth, changes_at: answers.iter().filter_map(|a| a.changes_at).min(), turns_true: false }
 }
 
 fn tally(answers: &[Answer]) -> String {

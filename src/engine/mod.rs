@@ -35,7 +35,7 @@ use crate::model::{
     ClusterName, Command, CommandError, CommandReply, Effect, Event, Incident, Notice, Operator, Policy, Time,
     WallAnchor,
     command::CommandErrorCode,
-    record::Recovered,
+    record::{ClusterState, Recovered},
     status::{PrimaryView, SignalStatus, Status, Why, WhyNot},
 };
 
@@ -49,6 +49,8 @@ pub struct Engine {
     policy: Arc<Policy>,
     clusters: Vec<Cluster>,
     by_name: HashMap<ClusterName, usize>,
+    /// What is stored of clusters that are not in the file: one that comes back keeps its epoch.
+    absent: HashMap<ClusterName, ClusterState>,
     /// Clusters to look at now.
     dirty: BTreeSet<usize>,
     /// When each cluster has to be looked at again.
@@ -68,15 +70,15 @@ impl Engine {
             policy: Arc::new(Policy::default()),
             clusters: Vec::new(),
             by_name: HashMap::new(),
+            absent: recovered.clusters.into_iter().map(|state| (state.cluster.clone(), state)).collect(),
             dirty: BTreeSet::new(),
             wakes: BTreeSet::new(),
             wake_of: Vec::new(),
             out: VecDeque::new(),
         };
-        let mut states: HashMap<ClusterName, _> =
-            recovered.clusters.into_iter().map(|state| (state.cluster.clone(), state)).collect();
         for (name, cluster) in &policy.clusters {
-            engine.add(Cluster::new(cluster.clone(), states.remove(name), now));
+            let state = engine.absent.remove(name);
+            engine.add(Cluster::new(cluster.clone(), state, now));
         }
         for open in &recovered.open {
             if let Some(index) = engine.by_name.get(&open.incident.cluster).copied() {
@@ -239,7 +241,10 @@ impl Engine {
         for (name, cluster) in &policy.clusters {
             match self.by_name.get(name).copied() {
                 Some(index) => self.clusters[index].replace_policy(cluster.clone(), now),
-                None => self.add(Cluster::new(cluster.clone(), None, now)),
+                None => {
+                    let state = self.absent.remove(name);
+                    self.add(Cluster::new(cluster.clone(), state, now));
+                }
             }
         }
         // A cluster that left the file is no longer judged; one with an open incident stays until that is over.
@@ -250,8 +255,9 @@ impl Engine {
             .map(|(name, _)| name.clone())
             .collect();
         if !gone.is_empty() {
-            let kept: Vec<Cluster> =
-                std::mem::take(&mut self.clusters).into_iter().filter(|c| !gone.contains(&c.policy.name)).collect();
+            let (left, kept): (Vec<Cluster>, Vec<Cluster>) =
+                std::mem::take(&mut self.clusters).into_iter().partition(|c| gone.contains(&c.policy.name));
+            self.absent.extend(left.into_iter().map(|c| (c.policy.name.clone(), c.state)));
             self.by_name.clear();
             self.wakes.clear();
             self.wake_of.clear();

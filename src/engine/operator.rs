@@ -28,13 +28,13 @@ impl Cluster {
                 let owner = if owner.is_empty() { by.to_string() } else { owner };
                 let until_unix_ms = for_.map(|d| own.anchor.unix_ms_at(now + d));
                 self.state.pause = Some(Pause { owner, reason, until_unix_ms });
-                self.persist_state(before, Some(to), own);
+                self.persist_state(before, own);
                 Ok(reply(format!("{} is paused", self.policy.name), None))
             }
             Command::Resume { .. } => {
                 let before = self.state.clone();
                 let was_paused = self.state.pause.take().is_some();
-                self.persist_state(before, Some(to), own);
+                self.persist_state(before, own);
                 Ok(reply(
                     format!("{} {}", self.policy.name, if was_paused { "goes on" } else { "was not paused" }),
                     None,
@@ -42,18 +42,18 @@ impl Cluster {
             }
             Command::Failover { to: named, reason, accept_loss, skip_guards, .. } => {
                 let overrides = Overrides { accept_loss, skipped_guards: skip_guards };
-                self.begin_by_hand(now, by, SagaKind::Failover, named, reason, overrides, to, own)
+                self.begin_by_hand(now, by, SagaKind::Failover, named, reason, overrides, own)
             }
             Command::Switchover { to: named, reason, skip_guards, .. } => {
                 let overrides = Overrides { accept_loss: false, skipped_guards: skip_guards };
-                self.begin_by_hand(now, by, SagaKind::Switchover, named, reason, overrides, to, own)
+                self.begin_by_hand(now, by, SagaKind::Switchover, named, reason, overrides, own)
             }
-            Command::Rejoin { member, .. } => self.rejoin_by_hand(now, by, &member, to, own),
+            Command::Rejoin { member, .. } => self.rejoin_by_hand(now, by, &member, own),
             Command::FenceConfirm { checked, .. } => self.confirm_fence(now, by, checked, own),
             Command::Continue { accept_loss, .. } => self.continue_held(now, by, accept_loss, own),
             Command::Abort { .. } => self.abort(now, by, own),
-            Command::Adopt { primary, reason, .. } => self.adopt(now, by, &primary, &reason, to, own),
-            Command::Acknowledge { incident, note, .. } => self.acknowledge(now, by, &incident, note, to, own),
+            Command::Adopt { primary, reason, .. } => self.adopt(now, by, &primary, &reason, own),
+            Command::Acknowledge { incident, note, .. } => self.acknowledge(now, by, &incident, note, own),
         };
         self.is_dirty = true;
         self.emit(Effect::Reply { to, result });
@@ -68,13 +68,13 @@ impl Cluster {
         named: Option<MemberName>,
         reason: String,
         overrides: Overrides,
-        to: u64,
         own: &mut Own,
     ) -> Answer {
         if let Some(guard) = overrides.skipped_guards.iter().find(|g| !g.may_be_skipped()) {
             let text = format!("the guard {guard} cannot be passed: it keeps two primaries apart");
             return Err(error(CommandErrorCode::Invalid, text));
         }
+        self.settled_or_refused()?;
         let candidates = self.candidates(now);
         // A person is the approval, and decides how often is too often.
         let automatic_only = [Guard::Approval, Guard::Cooldown, Guard::Budget, Guard::Storm, Guard::HeldByRule];
@@ -95,13 +95,13 @@ impl Cluster {
             candidate::choose(&candidates, named.as_ref()).map_err(|why| error(CommandErrorCode::Blocked, why))?;
         let guards = self.guards(now, own, self.policy.mode, &candidates);
         let trigger = Trigger::Operator { by: by.clone(), reason };
-        self.open(now, kind, trigger, candidate.clone(), guards, overrides, own, Some(to));
+        self.open(now, kind, trigger, candidate.clone(), guards, overrides, own);
         let incident = self.saga.as_ref().map(|s| s.incident.id.clone());
         let what = if kind == SagaKind::Failover { "failover" } else { "switchover" };
         Ok(reply(format!("{what} of {} to {candidate} has begun", self.policy.name), incident))
     }
 
-    fn rejoin_by_hand(&mut self, now: Time, by: &Operator, member: &MemberName, to: u64, own: &mut Own) -> Answer {
+    fn rejoin_by_hand(&mut self, now: Time, by: &Operator, member: &MemberName, own: &mut Own) -> Answer {
         if self.policy.member(member).is_none() {
             return Err(error(CommandErrorCode::NotFound, format!("{} has no member {member}", self.policy.name)));
         }
@@ -113,13 +113,14 @@ impl Cluster {
             let text = format!("incident {} is {}; let it end first", saga.incident.id, saga.incident.state);
             return Err(error(CommandErrorCode::WrongState, text));
         }
+        self.settled_or_refused()?;
         for guard in [Guard::Tilt, Guard::StoreLost, Guard::PrimaryUnclear] {
             if let Some(why) = self.blocks(guard, now, own, Mode::Auto, &[]) {
                 return Err(error(CommandErrorCode::Blocked, format!("not done: {guard}: {why}")));
             }
         }
         let trigger = Trigger::Operator { by: by.clone(), reason: "rejoin".into() };
-        self.open_rejoin(now, member, trigger, own, Some(to));
+        self.open_rejoin(now, member, trigger, own);
         let incident = self.saga.as_ref().map(|s| s.incident.id.clone());
         Ok(reply(format!("{member} is being brought back as a standby"), incident))
     }
@@ -168,15 +169,7 @@ impl Cluster {
         Ok(reply("it is being given up", Some(id)))
     }
 
-    fn adopt(
-        &mut self,
-        now: Time,
-        by: &Operator,
-        primary: &MemberName,
-        reason: &str,
-        to: u64,
-        own: &mut Own,
-    ) -> Answer {
+    fn adopt(&mut self, now: Time, by: &Operator, primary: &MemberName, reason: &str, own: &mut Own) -> Answer {
         if self.policy.member(primary).is_none() {
             return Err(error(CommandErrorCode::NotFound, format!("{} has no member {primary}", self.policy.name)));
         }
@@ -184,31 +177,32 @@ impl Cluster {
             let text = format!("incident {} is {}; let it end first", saga.incident.id, saga.incident.state);
             return Err(error(CommandErrorCode::WrongState, text));
         }
+        self.settled_or_refused()?;
         let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy));
-        self.make_primary(now, primary, largest.next(), own, Some(to));
+        self.make_primary(now, primary, largest.next(), own);
         Ok(reply(
             format!("{primary} is primary of {} in epoch {}, says {by}: {reason}", self.policy.name, largest.next()),
             None,
         ))
     }
 
-    fn acknowledge(
-        &mut self,
-        now: Time,
-        by: &Operator,
-        incident: &IncidentId,
-        note: String,
-        to: u64,
-        own: &mut Own,
-    ) -> Answer {
+    fn acknowledge(&mut self, now: Time, by: &Operator, incident: &IncidentId, note: String, own: &mut Own) -> Answer {
         // A closed incident's record is in the store: the driver changes it there. Here the cooldown ends.
         if let Some(saga) = self.saga.as_mut().filter(|s| s.incident.id == *incident) {
             saga.incident.acknowledged = Some(Acknowledgement { by: by.clone(), at: now, note });
         }
         let before = self.state.clone();
         self.state.cooldown_over = true;
-        self.persist_state(before, Some(to), own);
+        self.persist_state_and_incident(before, own);
         Ok(reply("acknowledged; the cooldown is over", Some(incident.clone())))
+    }
+
+    /// Nothing is begun while a record is unanswered: it could not be taken back any more.
+    fn settled_or_refused(&self) -> Result<(), CommandError> {
+        if self.is_settled() {
+            return Ok(());
+        }
+        Err(error(CommandErrorCode::Store, "the store has not answered the record before this; ask again in a moment"))
     }
 
     fn held_saga(&self) -> Result<IncidentId, CommandError> {

@@ -21,8 +21,8 @@ use crate::model::{
 pub(super) struct View {
     /// The streams of each signal, in the order of [`place_of`].
     signals: BTreeMap<SignalName, Vec<Stream>>,
-    /// Moments at which somebody was seen to attempt something, spaced and bounded; oldest first.
-    attempts: VecDeque<Time>,
+    /// When somebody was seen to attempt something, spaced and bounded; oldest first.
+    attempts: VecDeque<Attempt>,
     attempt_spacing: Duration,
     /// How many outcomes each stream keeps: what the largest `k of n` needs.
     keep: usize,
@@ -175,6 +175,8 @@ impl View {
             return false;
         };
         let was_known = stream.is_known();
+        let before = stream.newest.as_ref().map_or(seen.at, |(at, _)| *at);
+        let attempt = Attempt { not_before: before, told: seen.at };
         let is_attempt = match &seen.outcome {
             Outcome::Fact(Fact::Arrivals(Arrivals { attempted: Some(n), .. })) => {
                 let before = stream.attempted.replace(*n);
@@ -196,24 +198,26 @@ impl View {
         stream.take(seen.at, seen.outcome, keep);
         let is_news = !was_known && stream.is_known();
         if is_attempt {
-            self.note_attempt(seen.at);
+            self.note_attempt(attempt);
         }
         is_news
     }
 
-    fn note_attempt(&mut self, at: Time) {
-        if self.attempts.back().is_none_or(|last| at.since(*last) >= self.attempt_spacing) {
-            self.attempts.push_back(at);
+    fn note_attempt(&mut self, attempt: Attempt) {
+        if self.attempts.back().is_none_or(|last| attempt.told.since(last.told) >= self.attempt_spacing) {
+            self.attempts.push_back(attempt);
             while self.attempts.len() > 256 {
                 self.attempts.pop_front();
             }
         }
     }
 
-    /// The first attempt after `since` that is still remembered. Forgetting makes it later, never earlier.
+    /// When the first attempt that was surely made after `since`, and is still remembered, was told of. A counter
+    /// that rose between two reports says of the attempt only that it lies between them: one that may have been made
+    /// before `since` may have been answered by what arrived then. Forgetting makes it later, never earlier.
     pub(super) fn first_attempt_after(&self, since: Time) -> Option<Time> {
-        let at = self.attempts.partition_point(|t| *t <= since);
-        self.attempts.get(at).copied()
+        let from = self.attempts.partition_point(|attempt| attempt.told <= since);
+        self.attempts.iter().skip(from).find(|attempt| attempt.not_before >= since).map(|attempt| attempt.told)
     }
 
     /// Nothing that was seen before counts any more: windows start anew, silences count from now.
@@ -379,6 +383,13 @@ impl View {
 /// Where the stream of one observer and subject is among those of its signal, or where it belongs.
 fn place_of(streams: &[Stream], observer: &Observer, subject: Option<&MemberName>) -> Result<usize, usize> {
     streams.binary_search_by(|s| s.observer.cmp(observer).then_with(|| s.subject.as_ref().cmp(&subject)))
+}
+
+/// Somebody attempted something between these two moments.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    not_before: Time,
+    told: Time,
 }
 
 /// Whether the policy knows such a stream. Keeps memory bounded and strangers out.

@@ -409,8 +409,12 @@ impl Saga {
 
     /// An executor that never answers leaves its act unknown, as a crash would.
     fn give_up_lost_executors(&mut self, now: Time, steps: &mut Steps) {
-        let lost: Vec<(u32, Time)> =
-            self.running.iter().filter(|(_, r)| r.lost.is_some_and(|at| now >= at)).map(|(n, r)| (*n, r.since)).collect();
+        let lost: Vec<(u32, Time)> = self
+            .running
+            .iter()
+            .filter(|(_, r)| r.lost.is_some_and(|at| now >= at))
+            .map(|(n, r)| (*n, r.since))
+            .collect();
         for (act, started) in lost {
             self.running.remove(&act);
             let why = "its executor gave no answer";

@@ -3,6 +3,8 @@
 //! The binary is run as users run it, without an arbiter: help, lists, checks of files, and what is said when the
 //! arbiter cannot be reached. The demo's node and sender run against a real Redis.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod demo;
 
 use std::{fs, path::Path};

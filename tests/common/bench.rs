@@ -18,8 +18,9 @@ use coroner::{
     failover::SagaState,
     model::{
         ActError, Action, ClusterName, Command, CommandError, CommandReply, Done, Effect, Epoch, Event, Fact, Failure,
-        FailureKind, FenceReport, FenceVerdict, Incident, IncidentId, MemberName, NodeName, Notice, Observation, Observer,
-        Operator, Outcome, Policy, Proof, Record, Role, StepResult, Time, WallAnchor, WriteAttempt, WriteOutcome,
+        FailureKind, FenceReport, FenceVerdict, Incident, IncidentId, MemberName, NodeName, Notice, Observation,
+        Observer, Operator, Outcome, Policy, Proof, Record, Role, StepResult, Time, WallAnchor, WriteAttempt,
+        WriteOutcome,
         effect::Run,
         observation::{Arrivals, RoleReport},
         record::{ClusterState, LogEntry, OpenIncident, Recovered, SagaKind},
@@ -410,15 +411,20 @@ impl Bench {
         }
         for (signal, observer, subject, outcome) in seen {
             if policy.signals.contains_key(signal) {
-                let seen =
-                    Observation { at: now, cluster: cluster.clone(), signal: signal.into(), observer, subject, outcome };
+                let seen = Observation {
+                    at: now,
+                    cluster: cluster.clone(),
+                    signal: signal.into(),
+                    observer,
+                    subject,
+                    outcome,
+                };
                 self.engine.handle(now, Event::Observed(seen));
             }
         }
         self.drain();
         // Standbys that follow a primary that runs keep up.
-        let positions: BTreeMap<MemberName, u64> =
-            self.members.iter().map(|(n, m)| (n.clone(), m.position)).collect();
+        let positions: BTreeMap<MemberName, u64> = self.members.iter().map(|(n, m)| (n.clone(), m.position)).collect();
         for member in self.members.values_mut().filter(|m| m.alive && m.role == Role::Standby) {
             if let Some(ahead) = member.follows.as_ref().and_then(|l| positions.get(l)) {
                 member.position = member.position.max(*ahead);
@@ -651,12 +657,10 @@ impl Bench {
                     assert!(proof.meets(policy.proof_needed), "promoted on proof {proof}\n{}", self.story());
                 }
                 SagaKind::Switchover => {
-                    let drained = log.iter().rposition(|e| {
-                        matches!(e, LogEntry::Started { action: Action::MakeReadOnly, .. })
-                    });
-                    let undone = log.iter().rposition(|e| {
-                        matches!(e, LogEntry::Started { action: Action::MakeWritable, .. })
-                    });
+                    let drained =
+                        log.iter().rposition(|e| matches!(e, LogEntry::Started { action: Action::MakeReadOnly, .. }));
+                    let undone =
+                        log.iter().rposition(|e| matches!(e, LogEntry::Started { action: Action::MakeWritable, .. }));
                     assert!(drained > undone, "promoted beside a primary that may be writable\n{}", self.story());
                 }
                 SagaKind::Rejoin => panic!("a rejoin promotes nobody"),
@@ -737,7 +741,9 @@ impl Bench {
                     StepResult::Done(done)
                 }
                 (Script::Refuse, _) => StepResult::Failed(ActError::nothing_done(what, "refused")),
-                (Script::Unknown | Script::DoneUnknown, _) => StepResult::Failed(ActError::uncertain(what, "no answer")),
+                (Script::Unknown | Script::DoneUnknown, _) => {
+                    StepResult::Failed(ActError::uncertain(what, "no answer"))
+                }
                 (_, Err(error)) => StepResult::Failed(error),
                 (_, Ok(done)) => StepResult::Done(done),
             },
@@ -748,8 +754,7 @@ impl Bench {
         let name = run.order.target.member.clone();
         let what = label(run);
         let epoch = run.order.epoch;
-        let positions: BTreeMap<MemberName, u64> =
-            self.members.iter().map(|(n, m)| (n.clone(), m.position)).collect();
+        let positions: BTreeMap<MemberName, u64> = self.members.iter().map(|(n, m)| (n.clone(), m.position)).collect();
         let Some(member) = self.members.get_mut(&name) else {
             return Err(ActError::nothing_done(what, "no such member"));
         };
@@ -843,7 +848,9 @@ impl Bench {
         let members: Vec<String> = self
             .members
             .iter()
-            .map(|(n, m)| format!("{n}: {} fences {:?} read-only {} follows {:?}", m.role, m.fences, m.read_only, m.follows))
+            .map(|(n, m)| {
+                format!("{n}: {} fences {:?} read-only {} follows {:?}", m.role, m.fences, m.read_only, m.follows)
+            })
             .collect();
         let open: Vec<String> = self
             .store
@@ -865,12 +872,18 @@ impl Bench {
         let mut out = format!("now {}\n", self.now);
         for (incident, _, log) in self.store.incidents.values() {
             let Some(incident) = incident else { continue };
-            out.push_str(&format!("{} {:?} {} {:?}\n", incident.id, incident.kind, incident.state, incident.state_reason));
+            out.push_str(&format!(
+                "{} {:?} {} {:?}\n",
+                incident.id, incident.kind, incident.state, incident.state_reason
+            ));
             for entry in log {
                 out.push_str(&format!("    {entry:?}\n"));
             }
         }
-        out.push_str(&format!("{:#?}", self.engine.why_not(self.now, &ORDERS.into()).map(|w| (w.guards, w.least_change))));
+        out.push_str(&format!(
+            "{:#?}",
+            self.engine.why_not(self.now, &ORDERS.into()).map(|w| (w.guards, w.least_change))
+        ));
         out
     }
 }

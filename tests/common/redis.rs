@@ -184,6 +184,13 @@ impl RedisServer {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// The newest lines of its log.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().expect("it runs").id()).unwrap()

@@ -1,11 +1,6 @@
 //! Catching up, loss, promotion, other candidates, and moving the nodes.
 
-use coroner::model::{
-    Command, Epoch, Role,
-    incident::IncidentState,
-    policy::UnknownLoss,
-    record::LogEntry,
-};
+use coroner::model::{Command, Epoch, Role, incident::IncidentState, policy::UnknownLoss, record::LogEntry};
 
 use crate::{
     bench::{Bench, Script},

@@ -98,8 +98,7 @@ fn a_claim_that_was_voided_stays_void_after_continue() {
 #[test]
 fn within_a_level_all_are_used_and_the_strongest_counts() {
     let mut cluster = full(&["a", "b"]);
-    cluster.failover.fence =
-        vec![vec![method("gate", secs(2), Proof::Gate), method("kill", secs(2), Proof::Stopped)]];
+    cluster.failover.fence = vec![vec![method("gate", secs(2), Proof::Gate), method("kill", secs(2), Proof::Stopped)]];
     cluster.failover.proof_needed = Proof::Stopped;
     let mut bench = Bench::settled(policy(vec![cluster]));
     bench.script("fence a 0.1", &[Script::Slow(secs(1))]);

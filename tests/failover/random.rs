@@ -37,8 +37,21 @@ fn scripts() -> impl Strategy<Value = Script> {
 }
 
 const LABELS: [&str; 16] = [
-    "fence a 0.0", "fence a 1.0", "fence b 0.0", "forbidden write 0", "catch up b", "catch up c", "promote b",
-    "promote c", "promote a", "redirect 0", "rejoin a", "rejoin b", "unfence a 0.0", "read-only a", "writable a",
+    "fence a 0.0",
+    "fence a 1.0",
+    "fence b 0.0",
+    "forbidden write 0",
+    "catch up b",
+    "catch up c",
+    "promote b",
+    "promote c",
+    "promote a",
+    "redirect 0",
+    "rejoin a",
+    "rejoin b",
+    "unfence a 0.0",
+    "read-only a",
+    "writable a",
     "repoint c",
 ];
 

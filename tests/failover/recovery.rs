@@ -1,6 +1,6 @@
 //! A1 to A9: the arbiter dies after every single record and every single act, and starts again: the same end.
 
-use coroner::model::{Command, ClusterPolicy};
+use coroner::model::{ClusterPolicy, Command};
 
 use crate::{
     bench::{Bench, Crash, Script},
@@ -19,8 +19,10 @@ struct Story {
 
 fn two() -> ClusterPolicy {
     let mut cluster = full(&["a", "b"]);
-    cluster.failover.fence =
-        vec![vec![method("claim", secs(1), coroner::model::Proof::Claim)], vec![method("gate", secs(1), coroner::model::Proof::Gate)]];
+    cluster.failover.fence = vec![
+        vec![method("claim", secs(1), coroner::model::Proof::Claim)],
+        vec![method("gate", secs(1), coroner::model::Proof::Gate)],
+    ];
     cluster
 }
 
@@ -183,7 +185,10 @@ fn a_restart_in_the_middle_of_the_redirect_waits_for_the_nodes() {
 /// An incident whose cluster left the file, or whose log is empty, is left alone.
 #[test]
 fn what_cannot_be_taken_up_is_left_alone() {
-    use coroner::{engine::Engine, model::{Time, WallAnchor}};
+    use coroner::{
+        engine::Engine,
+        model::{Time, WallAnchor},
+    };
     let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
     bench.default_script.insert("fence a 0.0".into(), Script::Hang);
     bench.kill("a");

@@ -28,10 +28,7 @@ fn fences_are_lifted_in_reverse_and_only_after_it_follows() {
     bench.script("unfence a 0.0", &[Script::Refuse]);
     bench.revive("a");
     bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
-    assert_eq!(
-        bench.done,
-        ["rejoin a", "rejoin a", "rejoin a", "unfence a 1.0", "unfence a 0.0", "unfence a 0.0"]
-    );
+    assert_eq!(bench.done, ["rejoin a", "rejoin a", "rejoin a", "unfence a 1.0", "unfence a 0.0", "unfence a 0.0"]);
     assert_eq!(bench.members["a"].role, Role::Standby);
     assert!(bench.members["a"].fences.is_empty());
     let record = bench.store.newest().unwrap().0.rejoin.clone().unwrap();
@@ -109,13 +106,8 @@ fn a_failover_goes_before_a_rejoin() {
     bench.run_until(secs(30), "it began", |b| !b.done.is_empty());
     bench.kill("b");
     bench.run_until(secs(60), "c serves", |b| b.store.state().primary == Some("c".into()));
-    let kinds: Vec<(SagaKind, IncidentState)> = bench
-        .store
-        .incidents
-        .values()
-        .filter_map(|(i, ..)| i.as_ref())
-        .map(|i| (i.kind, i.state))
-        .collect();
+    let kinds: Vec<(SagaKind, IncidentState)> =
+        bench.store.incidents.values().filter_map(|(i, ..)| i.as_ref()).map(|i| (i.kind, i.state)).collect();
     assert!(kinds.contains(&(SagaKind::Rejoin, IncidentState::Aborted)), "{kinds:?}");
     bench.run_until(secs(60), "a follows c", |b| b.is_quiet() && !b.store.state().quarantined.contains_key("a"));
     assert_eq!(bench.members["a"].follows, Some("c".into()));
@@ -126,7 +118,12 @@ fn a_failover_goes_before_a_rejoin() {
 #[test]
 fn a_pause_keeps_it_from_beginning() {
     let mut bench = after_failover(full(&["a", "b"]));
-    let pause = Command::Pause { cluster: Some("orders".into()), owner: String::new(), reason: "work".into(), for_: Some(secs(60)) };
+    let pause = Command::Pause {
+        cluster: Some("orders".into()),
+        owner: String::new(),
+        reason: "work".into(),
+        for_: Some(secs(60)),
+    };
     bench.ask_later(pause);
     bench.revive("a");
     bench.run_for(secs(50));

@@ -1,10 +1,7 @@
 //! The store refuses, hangs, or belongs to somebody else: nothing is done that is not durable first.
 
 use coroner::model::{
-    Command, CommandError, Effect, Epoch, Notice,
-    command::CommandErrorCode,
-    event::Event,
-    explain::Guard,
+    Command, CommandError, Effect, Epoch, Notice, command::CommandErrorCode, event::Event, explain::Guard,
     incident::IncidentState,
 };
 

@@ -91,7 +91,10 @@ fn a_person_gives_it_up_until_the_promotion_starts() {
 fn a_switchover_that_was_given_up_is_not_taken_up_again_by_continue() {
     let mut bench = bench();
     bench.script("catch up b", &[Script::Refuse]);
-    bench.script("writable a", &[Script::DoneUnknown, Script::Unknown, Script::Unknown, Script::Unknown, Script::Unknown]);
+    bench.script(
+        "writable a",
+        &[Script::DoneUnknown, Script::Unknown, Script::Unknown, Script::Unknown, Script::Unknown],
+    );
     bench.ask_later(switchover());
     bench.run_until(secs(120), "it is held", Bench::is_held);
     assert!(bench.incident().unwrap().state_reason.clone().unwrap().contains("could not be made writable again"));
@@ -140,7 +143,9 @@ fn a_rule_switches_over_once_and_not_back_and_forth() {
         Reaction::Switchover,
     )];
     let mut bench = Bench::new(policy(vec![cluster]));
-    bench.run_until(secs(30), "b serves", |b| b.is_quiet() && b.store.clusters.get("orders").is_some_and(|s| s.primary == Some("b".into())));
+    bench.run_until(secs(30), "b serves", |b| {
+        b.is_quiet() && b.store.clusters.get("orders").is_some_and(|s| s.primary == Some("b".into()))
+    });
     bench.run_for(secs(120));
     assert_eq!(bench.done.iter().filter(|d| d.starts_with("promote")).count(), 1, "{:?}", bench.done);
     bench.run_for(secs(600));

@@ -134,8 +134,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("a \"b\" ü");
         std::fs::create_dir(&dir).unwrap();
-        let nodes =
-            [("node-1".to_owned(), "127.0.0.1:9001".to_owned()), ("sender".to_owned(), "127.0.0.1:9004".to_owned())];
+        let nodes = ["node-1", "node-2", "node-3", "sender"].map(|name| (name.to_owned(), "127.0.0.1:9001".to_owned()));
         for (name, _) in &nodes {
             std::fs::write(dir.join(format!("{name}.token")), format!("a-long-token-of-{name}-0123456789\n")).unwrap();
         }

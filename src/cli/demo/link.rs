@@ -25,12 +25,15 @@ pub(crate) struct Link {
     token: Option<Secret>,
     cluster: ClusterName,
     node: NodeName,
+    signal: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
     cluster: &'a ClusterName,
     node: &'a NodeName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<&'a str>,
     #[serde(flatten)]
     arrivals: &'a Arrivals,
 }
@@ -44,7 +47,13 @@ struct Canary<'a> {
 
 impl Link {
     /// Prepares the way; nothing is opened yet.
-    pub(crate) fn new(base: &str, token: Option<Secret>, cluster: &str, node: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        base: &str,
+        token: Option<Secret>,
+        cluster: &str,
+        node: &str,
+        signal: Option<String>,
+    ) -> Result<Self, Failure> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_millis(500))
@@ -52,12 +61,12 @@ impl Link {
             .build()
             .map_err(|e| Failure::new(Code::Internal, format!("The HTTP client cannot be made: {}.", innermost(&e))))?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token, cluster: cluster.into(), node: node.into() })
+        Ok(Self { http, base, token, cluster: cluster.into(), node: node.into(), signal })
     }
 
     /// Tells what arrived and what was tried.
     pub(crate) async fn report(&self, arrivals: &Arrivals) -> Result<(), String> {
-        let body = Report { cluster: &self.cluster, node: &self.node, arrivals };
+        let body = Report { cluster: &self.cluster, node: &self.node, signal: self.signal.as_deref(), arrivals };
         self.tell("/v1/arrivals", &body).await
     }
 

@@ -57,6 +57,9 @@ pub(crate) struct Common {
     /// The environment variable that holds the bearer token.
     #[arg(long, value_name = "NAME")]
     pub(crate) token_env: Option<String>,
+    /// The signal that its reports belong to. May be left out if only one takes them from this node.
+    #[arg(long)]
+    pub(crate) signal: Option<String>,
     /// A member's address as this node reaches it; may be repeated. The first one is followed until somebody says
     /// who is primary.
     #[arg(long = "redis", value_name = "MEMBER=HOST:PORT", value_parser = pair, value_delimiter = ',')]
@@ -97,7 +100,8 @@ impl Common {
             })?)),
             None => None,
         };
-        self.arbiter.as_deref().map(|url| Link::new(url, token, &self.cluster, &self.name)).transpose()
+        let signal = self.signal.clone();
+        self.arbiter.as_deref().map(|url| Link::new(url, token, &self.cluster, &self.name, signal)).transpose()
     }
 
     /// Reports every so often what `arrivals` says; ends never.

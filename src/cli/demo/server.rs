@@ -160,23 +160,23 @@ fn launch(program: &Path, dir: &Path, name: &str, port: u16, follows: Option<Soc
     let data = dir.join(name);
     std::fs::create_dir_all(&data)
         .map_err(|e| Failure::new(Code::CannotCreate, format!("Cannot create {}: {e}.", data.display())))?;
-    let mut command = Command::new(program);
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
-    command.arg("--dir").arg(&data).arg("--pidfile").arg(dir.join(format!("{name}.pid")));
+    // A file of its own, so that a promotion or a rejoin outlives a restart of the server.
+    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""));
+    let mut text = format!(
+        "bind 127.0.0.1\nport {port}\ndir {}\npidfile {}\n",
+        quoted(&data),
+        quoted(&dir.join(format!("{name}.pid")))
+    );
     // The old primary comes back with its data, so that there is something to throw away or keep.
-    command.args([
-        "--appendonly",
-        "yes",
-        "--save",
-        "",
-        "--repl-diskless-sync",
-        "yes",
-        "--repl-diskless-sync-delay",
-        "0",
-    ]);
+    text.push_str("appendonly yes\nsave \"\"\nrepl-diskless-sync yes\nrepl-diskless-sync-delay 0\n");
     if let Some(primary) = follows {
-        command.args(["--replicaof", &primary.ip().to_string(), &primary.port().to_string()]);
+        text.push_str(&format!("replicaof {} {}\n", primary.ip(), primary.port()));
     }
+    let file = dir.join(format!("{name}.conf"));
+    std::fs::write(&file, text)
+        .map_err(|e| Failure::new(Code::CannotCreate, format!("Cannot write {}: {e}.", file.display())))?;
+    let mut command = Command::new(program);
+    command.arg(file);
     Process::start(name, command, &dir.join(format!("{name}.log")))
 }
 
@@ -196,5 +196,32 @@ async fn answers(port: u16, process: &Process) -> Result<(), Failure> {
             return Err(Failure::new(Code::Unavailable, text));
         }
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_from_other_troubles_and_another_one_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("a \"b\" ü");
+        std::fs::create_dir(&dir).unwrap();
+        let program = find().unwrap_or_else(|failure| panic!("{failure}"));
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let process = launch(&program, &dir, "broker-x", port, None).unwrap();
+        assert!(answers(port, &process).await.is_err());
+        assert!(process.found_port_taken(), "{}", process.last_words());
+
+        let mut server = Server::start(&program, &dir, "broker-a", None, true).await.unwrap();
+        assert_ne!(server.port(), port);
+        assert_eq!(server.role().await, Some("primary"));
+        let pid = server.process.pid();
+        server.start_again().await.unwrap();
+        assert_ne!(server.process.pid(), pid);
+        let written = std::fs::read_to_string(dir.join("broker-a.pid")).unwrap();
+        assert_eq!(written.trim(), server.process.pid().to_string());
     }
 }

@@ -41,17 +41,29 @@ pub(super) struct Answer {
     pub(super) truth: Truth,
     /// When the answer changes though nothing is seen; `None`: never.
     pub(super) changes_at: Option<Time>,
+    /// Whether it is true then, as a silence is; else it is unknown then, because what was seen is stale.
+    pub(super) turns_true: bool,
 }
 
 impl Answer {
-    const UNKNOWN: Self = Self { truth: Truth::Unknown, changes_at: None };
+    pub(super) const UNKNOWN: Self = Self::steady(Truth::Unknown);
 
-    const fn steady(truth: Truth) -> Self {
-        Self { truth, changes_at: None }
+    pub(super) const fn steady(truth: Truth) -> Self {
+        Self { truth, changes_at: None, turns_true: false }
     }
 
     const fn until(truth: Truth, changes_at: Time) -> Self {
-        Self { truth, changes_at: Some(changes_at) }
+        Self { truth, changes_at: Some(changes_at), turns_true: false }
+    }
+
+    /// False until `due`, then true; what was seen is stale from `stale` on.
+    fn due(now: Time, due: Time, stale: Option<Time>) -> Self {
+        if now >= due {
+            return Self { truth: Truth::True, changes_at: stale, turns_true: false };
+        }
+        let turns_true = stale.is_none_or(|stale| due < stale);
+        let changes_at = Some(stale.map_or(due, |stale| due.min(stale)));
+        Self { truth: Truth::False, changes_at, turns_true }
     }
 }
 

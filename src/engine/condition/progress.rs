@@ -24,8 +24,7 @@ pub(super) fn stalled(stream: &Stream, context: &Context<'_>, limit: Duration) -
     } else {
         moved
     };
-    let due = since + limit;
-    if context.now >= due { Answer::until(Truth::True, stale) } else { Answer::until(Truth::False, due.min(stale)) }
+    Answer::due(context.now, since + limit, Some(stale))
 }
 
 pub(super) fn lag_above(stream: &Stream, context: &Context<'_>, limit: u64) -> Answer {

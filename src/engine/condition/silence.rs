@@ -22,8 +22,7 @@ fn by_absence(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer
     if !stream.is_known() {
         return Answer::UNKNOWN;
     }
-    let due = last_heard(stream, context) + limit;
-    if context.now >= due { Answer::steady(Truth::True) } else { Answer::until(Truth::False, due) }
+    Answer::due(context.now, last_heard(stream, context) + limit, None)
 }
 
 /// Arrivals: a live node says, freshly, that nothing reached it. A node that is itself silent is unknown. Unless
@@ -39,8 +38,7 @@ fn by_report(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer 
             Answer::until(Truth::Unknown, stale_at(at, context))
         };
     };
-    let (due, stale) = (since + limit, stale_at(at, context));
-    if context.now >= due { Answer::until(Truth::True, stale) } else { Answer::until(Truth::False, due.min(stale)) }
+    Answer::due(context.now, since + limit, Some(stale_at(at, context)))
 }
 
 /// Everything that is asked for: no success for so long, and the asking goes on and fails with evidence.
@@ -53,12 +51,7 @@ fn by_failure(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer
         }
         Outcome::Failure(_) if !stream.is_known() => Answer::until(Truth::Unknown, stale_at(at, context)),
         Outcome::Failure(_) => {
-            let (due, stale) = (last_heard(stream, context) + limit, stale_at(at, context));
-            if context.now >= due {
-                Answer::until(Truth::True, stale)
-            } else {
-                Answer::until(Truth::False, due.min(stale))
-            }
+            Answer::due(context.now, last_heard(stream, context) + limit, Some(stale_at(at, context)))
         }
     }
 }
@@ -70,8 +63,7 @@ pub(super) fn phi_above(stream: &Stream, context: &Context<'_>, limit: f64) -> A
     let since = last_heard(stream, context);
     match stream.rhythm.silence_for(limit, context.signal.every) {
         None => Answer::UNKNOWN,
-        Some(silence) if context.now >= since + silence => Answer::steady(Truth::True),
-        Some(silence) => Answer::until(Truth::False, since + silence),
+        Some(silence) => Answer::due(context.now, since + silence, None),
     }
 }
 
