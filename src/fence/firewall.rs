@@ -2,6 +2,11 @@
 //!
 //! When it lies: a broker in another network namespace, behind XDP, or served over a Unix socket does not pass these
 //! hooks. The rules are read back, but whether they stop *this* broker's clients is shown only by a forbidden write.
+//!
+//! What the broker says while the port is closed is not dropped but answered with a reset, to the broker: else a frozen
+//! one that wakes behind the fence would take the writes that wait in its sockets, and the kernel would keep repeating
+//! its acknowledgements until the fence is lifted. What was acknowledged before the fence and got lost on its way may
+//! still arrive late: no fence calls back a packet.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -109,8 +114,12 @@ enum Rule {
     /// Lets `side` (`saddr` or `daddr`) of this address pass, to or from the ports. One rule for each: nft would
     /// merge neighbours in a set, and what is read back would not be what was written.
     Accept { protocol: &'static str, side: &'static str, address: String, field: &'static str },
-    /// Drops what goes to (`dport`) or comes from (`sport`) the ports.
+    /// Drops what goes to the ports.
     Drop { field: &'static str },
+    /// Drops what comes from the ports, and ends the connection at the broker's side.
+    Reset { field: &'static str },
+    /// Lets that ending pass to the broker. Nobody can do more with it than end a connection.
+    AcceptReset { field: &'static str },
 }
 
 /// What stands on the host.
@@ -142,14 +151,15 @@ impl Method {
         };
         let to: Vec<_> = accept(true, "dport").collect();
         let from: Vec<_> = accept(false, "sport").collect();
-        let (drop_to, drop_from) = (Rule::Drop { field: "dport" }, Rule::Drop { field: "sport" });
+        let (drop_to, reset_from) = (Rule::Drop { field: "dport" }, Rule::Reset { field: "sport" });
+        let ended = Rule::AcceptReset { field: "dport" };
         let chain = |hook, parts: &[&[Rule]]| Chain { hook, rules: parts.concat() };
         // What this host itself asks of another host's broker at the same port is left alone: it has to be able to
         // follow the new primary. In a forwarded packet the two cannot be told apart.
         [
-            chain("input", &[&to, std::slice::from_ref(&drop_to)]),
-            chain("output", &[&from, std::slice::from_ref(&drop_from)]),
-            chain("forward", &[&to, &from, &[drop_to, drop_from]]),
+            chain("input", &[&to, &[ended, drop_to.clone()]]),
+            chain("output", &[&from, std::slice::from_ref(&reset_from)]),
+            chain("forward", &[&to, &from, &[drop_to, reset_from]]),
         ]
     }
 
@@ -168,6 +178,10 @@ impl Method {
                         format!("{protocol} {side} {address} tcp {field} {{ {ports} }} accept")
                     }
                     Rule::Drop { field } => format!("tcp {field} {{ {ports} }} drop comment \"{comment}\""),
+                    Rule::Reset { field } => {
+                        format!("tcp {field} {{ {ports} }} reject with tcp reset comment \"{comment}\"")
+                    }
+                    Rule::AcceptReset { field } => format!("tcp {field} {{ {ports} }} tcp flags & rst == rst accept"),
                 };
                 text.push_str(&format!("add rule inet {table} {hook} {words}\n"));
             }
@@ -279,6 +293,12 @@ fn is_rule(expression: &Value, want: &Rule, ports: &BTreeSet<u16>) -> bool {
         (Rule::Drop { field }, [match_ports, end]) => {
             is_match(match_ports, "tcp", field, &ports) && end.get("drop").is_some()
         }
+        (Rule::Reset { field }, [match_ports, end]) => {
+            is_match(match_ports, "tcp", field, &ports) && end["reject"]["type"] == "tcp reset"
+        }
+        (Rule::AcceptReset { field }, [match_ports, match_flag, end]) => {
+            is_match(match_ports, "tcp", field, &ports) && is_reset_flag(match_flag) && end.get("accept").is_some()
+        }
         (Rule::Accept { protocol, side, address, field }, [match_side, match_ports, end]) => {
             is_match(match_side, protocol, side, &[address.clone()].into())
                 && is_match(match_ports, "tcp", field, &ports)
@@ -286,6 +306,15 @@ fn is_rule(expression: &Value, want: &Rule, ports: &BTreeSet<u16>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether this is "the reset flag is set", in either of the ways in which versions of nft write it.
+fn is_reset_flag(part: &Value) -> bool {
+    let part = &part["match"];
+    let flags = serde_json::json!({ "payload": { "protocol": "tcp", "field": "flags" } });
+    part["right"] == "rst"
+        && ((part["op"] == "==" && part["left"] == serde_json::json!({ "&": [flags, "rst"] }))
+            || (part["op"] == "in" && part["left"] == flags))
 }
 
 /// Whether this is "the field is one of these". nft shows one alone without the set around it.

@@ -141,6 +141,7 @@ impl Lab {
         let dir = self.dir.path().display().to_string();
         let namespace = self.net.path("").display().to_string();
         std::fs::create_dir(self.path("acks")).unwrap();
+        std::fs::create_dir(self.path("tails")).unwrap();
         let fill = |text: &str| text.replace("@DIR@", &dir).replace("@NS@", &namespace);
         for (name, text) in [("management", MANAGEMENT), ("fence_lab", FENCE_LAB)] {
             std::fs::write(self.path(name), fill(text)).unwrap();
@@ -350,7 +351,7 @@ impl Lab {
         let items = list.as_array().or_else(|| list["incidents"].as_array()).expect("a list").clone();
         let mut all: Vec<Value> =
             items.iter().filter_map(|i| self.get(&format!("/v1/incidents/{}", i["id"].as_str()?))).collect();
-        all.sort_by(|a, b| a["id"].as_str().cmp(&b["id"].as_str()));
+        all.sort_by(|a, b| a["incident"]["id"].as_str().cmp(&b["incident"]["id"].as_str()));
         all
     }
 
@@ -443,6 +444,11 @@ impl Lab {
         let watch = Stopwatch::start();
         while watch.elapsed() < LONG {
             why = self.missing();
+            if why.is_none() {
+                // A primary that was never asked is not known, and what is not known never dies.
+                sleep(Duration::from_millis(400));
+                why = self.missing();
+            }
             if why.is_none() {
                 return;
             }
