@@ -112,12 +112,12 @@ fn h2_a_fence_that_lies_is_found_out_by_a_write_and_nobody_is_promoted() {
     let mut world = World::start(options);
     believed_dead(&world);
     let held = world.wait_held();
-    let steps = steps(&held);
-    assert!(steps.iter().any(|s| s.0.contains("exec") && s.1.starts_with("confirmed")), "{steps:?}");
+    let found = steps(&held);
+    assert!(found.iter().any(|s| s.0.contains("exec") && s.1.starts_with("confirmed")), "{found:?}");
     assert!(
-        steps.iter().any(|s| s.0.contains("forbidden write") && s.1.contains("ACCEPTED")
+        found.iter().any(|s| s.0.contains("forbidden write") && s.1.contains("ACCEPTED")
             || s.1.contains("accepted") && !s.1.starts_with("not")),
-        "{steps:?}"
+        "{found:?}"
     );
     world.wait_until("people are paged", |_| {
         pager.requests().iter().any(|r| String::from_utf8_lossy(&r.body).contains("held"))
