@@ -1,7 +1,7 @@
 //! The lab: a real pair of Redis servers, the real arbiter, nodes, a sender and writers, each on a host of its own.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::BTreeMap,
     fs::File,
     io::{Read as _, Write as _},
@@ -96,7 +96,6 @@ pub(crate) struct Lab {
     pub(crate) net: Net,
     dir: TempDir,
     started: Stopwatch,
-    acknowledged: Cell<u64>,
 }
 
 impl Lab {
@@ -108,7 +107,6 @@ impl Lab {
             net: Net::new(),
             dir,
             started: Stopwatch::start(),
-            acknowledged: Cell::new(0),
         };
         lab.write_files(options);
         for member in MEMBERS {
@@ -290,9 +288,7 @@ impl Lab {
                 self.start_redis(member);
             }
             self.ask(member, &["CONFIG", "SET", "maxmemory", "0"]);
-            if self.ask(member, &["CONFIG", "GET", "min-replicas-to-write"]).ends_with("\r\n5\r\n") {
-                self.ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
-            }
+            self.want_no_replicas(member);
         }
         self.thaw("a");
         if !self.runs("a") {
@@ -300,6 +296,14 @@ impl Lab {
         }
         for node in NODES {
             self.thaw(node);
+        }
+    }
+
+    /// Takes back what the fault `PrimaryWantsReplicas` set; a fence that lies on top of it is lifted first.
+    fn want_no_replicas(&self, member: &str) {
+        let set = self.try_ask(member, &["CONFIG", "GET", "min-replicas-to-write"]);
+        if set.is_some_and(|answer| answer.ends_with("\r\n5\r\n")) {
+            self.ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
         }
     }
 
@@ -365,14 +369,6 @@ impl Lab {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
-    pub(crate) fn metric(&self, line: &str) -> Option<f64> {
-        let mut stream = UnixStream::connect(self.path("coroner.sock")).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
-    }
-
     /// What the writers logged so far, judged.
     pub(crate) fn findings(&self) -> Findings {
         checker::check(checker::read(&self.path("acks")), "m")
@@ -404,6 +400,11 @@ impl Lab {
     /// What is missing until one primary serves, the pair is whole, and the arbiter could act again.
     fn missing(&self) -> Option<String> {
         let Some(status) = self.try_status() else { return Some("the arbiter does not answer".into()) };
+        for member in MEMBERS.iter().filter(|m| self.is_off(m) && status.incident.is_none()) {
+            // Switched off after the fault was over: a person goes there and switches it on.
+            self.power_on(member);
+            self.start_redis(member);
+        }
         if let Some(incident) = &status.incident {
             return Some(format!("incident {} is {}: {:?}", incident.id, incident.state, incident.state_reason));
         }
@@ -420,6 +421,7 @@ impl Lab {
         if let Some(node) = status.nodes.iter().find(|n| n.seen.is_none_or(|seen| seen > Duration::from_secs(1))) {
             return Some(format!("{node:?} does not report"));
         }
+        MEMBERS.iter().for_each(|member| self.want_no_replicas(member));
         let info = self.try_ask(standby, &["INFO", "replication"]).unwrap_or_default();
         if !info.contains("master_link_status:up") {
             return Some(format!("{standby} does not replicate"));
@@ -428,7 +430,6 @@ impl Lab {
             if status.blocking.iter().any(|g| g.guard.to_string() == "cooldown") {
                 // What an operator does after a failover: the next one may come.
                 self.coroner(&["incidents", "ack", "last", "--note", "seen in the lab"]);
-                self.acknowledged.set(self.acknowledged.get() + 1);
             }
             return Some(format!("not ready: {:?}", status.blocking));
         }
@@ -521,7 +522,7 @@ table inet lab_power {
 }
 END
     touch "$off"
-    kill -KILL -- "-$(cat "@DIR@/$plug.pid")" 2>/dev/null
+    kill -s KILL -- "-$(cat "@DIR@/$plug.pid")" 2>/dev/null
     exit 0 ;;
   on) nsenter --net=@NS@$plug -- nft delete table inet lab_power; rm -f "$off"; exit 0 ;;
   status|monitor) [ -e "$off" ] && exit 2; exit 0 ;;
