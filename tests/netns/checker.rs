@@ -49,9 +49,11 @@ pub(crate) fn read(directory: &Path) -> Vec<Ack> {
         if path.extension().is_some_and(|e| e == "acks") {
             let text = std::fs::read_to_string(&path).unwrap();
             // The last line may be torn where the process was killed.
-            acks.extend(text.split_inclusive('\n').filter(|l| l.ends_with('\n')).map(|line| {
-                Ack::parse(line.trim_end()).unwrap_or_else(|| panic!("{}: {line:?}", path.display()))
-            }));
+            acks.extend(
+                text.split_inclusive('\n')
+                    .filter(|l| l.ends_with('\n'))
+                    .map(|line| Ack::parse(line.trim_end()).unwrap_or_else(|| panic!("{}: {line:?}", path.display()))),
+            );
         }
     }
     acks
@@ -66,7 +68,9 @@ pub(crate) fn check(mut acks: Vec<Ack>, first: &str) -> Findings {
         if ack.holder != "-" {
             let holder = holders.entry(ack.epoch).or_insert_with(|| ack.holder.clone());
             if *holder != ack.holder {
-                found.violations.push(format!("epoch {} is held by {holder} and by {}: {ack:?}", ack.epoch, ack.holder));
+                found
+                    .violations
+                    .push(format!("epoch {} is held by {holder} and by {}: {ack:?}", ack.epoch, ack.holder));
             }
         }
     }
@@ -165,8 +169,7 @@ mod tests {
 
     #[test]
     fn a_clean_failover_is_clean_and_its_outage_is_measured() {
-        let acks =
-            vec![ack("m", 0, "-", 10), ack("m", 0, "-", 20), ack("s", 0, "-", 620), ack("s", 2, "s", 630)];
+        let acks = vec![ack("m", 0, "-", 10), ack("m", 0, "-", 20), ack("s", 0, "-", 620), ack("s", 2, "s", 630)];
         let found = check(acks, "m");
         found.assert_clean();
         assert_eq!(found.terms.len(), 2);

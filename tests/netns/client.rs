@@ -212,7 +212,8 @@ impl Connection {
             self.reply()?;
         }
         let Reply::Array(replies) = self.reply()? else { return Ok(None) };
-        let [Reply::Text(epoch), Reply::Text(holder), Reply::Text(_), Reply::Text(_), Reply::Array(time)] = &replies[..]
+        let [Reply::Text(epoch), Reply::Text(holder), Reply::Text(_), Reply::Text(_), Reply::Array(time)] =
+            &replies[..]
         else {
             return Ok(None);
         };

@@ -102,12 +102,7 @@ impl Lab {
     /// Sets up the lab with `m` as primary, and waits until everything is as it should be.
     pub(crate) fn new(options: &Options) -> Self {
         let dir = tempfile::Builder::new().prefix("coroner-lab-").tempdir().unwrap();
-        let lab = Self {
-            processes: RefCell::default(),
-            net: Net::new(),
-            dir,
-            started: Stopwatch::start(),
-        };
+        let lab = Self { processes: RefCell::default(), net: Net::new(), dir, started: Stopwatch::start() };
         lab.write_files(options);
         for member in MEMBERS {
             lab.start_redis(member);
@@ -178,7 +173,9 @@ impl Lab {
         let process = Process::start(command, &self.path(&format!("{member}.log")));
         std::fs::write(self.path(&format!("{member}.pid")), process.child.id().to_string()).unwrap();
         self.keep(member, process);
-        self.until("redis-server answers", || self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG")));
+        self.until("redis-server answers", || {
+            self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
+        });
     }
 
     pub(crate) fn start_arbiter(&self) {
@@ -393,7 +390,8 @@ impl Lab {
     /// Waits until another than `member` is primary in an epoch above `epoch`.
     pub(crate) fn moved(&self, member: &str, epoch: u64) {
         self.until(&format!("{member} is replaced"), || {
-            self.try_status().is_some_and(|s| s.epoch.0 > epoch && s.primary.as_ref().is_some_and(|p| p.as_str() != member))
+            self.try_status()
+                .is_some_and(|s| s.epoch.0 > epoch && s.primary.as_ref().is_some_and(|p| p.as_str() != member))
         });
     }
 
