@@ -143,9 +143,11 @@ impl Lab {
         std::fs::write(self.path("token"), TOKEN).unwrap();
         std::fs::write(self.path("lab.yaml"), fill(&CONFIG.replace("@FENCE@", &options.fence))).unwrap();
         for member in MEMBERS {
+            // Without an append-only file a restarted server comes back with the data, and the epoch, of its last full
+            // copy; its writes would be acknowledged under an old epoch, and its standby would copy the loss.
             let mut conf = format!(
                 "bind {} 127.0.0.1\nport 6379\nprotected-mode no\ndir {dir}/{member}\nunixsocket {dir}/{member}.sock\n\
-                 save \"\"\nappendonly no\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\nrepl-timeout 5\n\
+                 save \"\"\nappendonly yes\nappendfsync everysec\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\nrepl-timeout 5\n\
                  repl-backlog-size 16mb\nmaxmemory-policy noeviction\n",
                 address(member)
             );
