@@ -1,6 +1,8 @@
 //! A real pair of Redis servers, real nodes, real writers and the real arbiter in network namespaces, with faults.
 //! Needs root, redis-server, iproute2, nftables, util-linux.
 
+#![allow(clippy::unwrap_used, reason = "a lab that cannot be set up is a failed test")]
+
 mod checker;
 mod client;
 mod faults;

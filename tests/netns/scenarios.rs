@@ -265,3 +265,15 @@ fn the_fence_alone_without_a_second_level() {
     lab.whole();
     end(lab, &[0, 2]);
 }
+
+#[test]
+fn a_healthy_primary_is_failed_over_by_hand() {
+    let Scene { lab, .. } = &lab();
+    // It takes writes from everybody up to the moment at which the fence stands.
+    let (ok, said) = lab.coroner(&["failover", "lab", "--yes", "--reason", "a drill"]);
+    assert!(ok, "{said}");
+    lab.moved("m", 1);
+    lab.heal();
+    lab.whole();
+    end(lab, &[0, 2]);
+}
