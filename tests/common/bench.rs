@@ -767,7 +767,7 @@ impl Bench {
             Action::Unfence { level, method } => {
                 member.fences.remove(&(*level, *method));
             }
-            Action::ForbiddenWrite { .. } => {}
+            Action::ForbiddenWrite { .. } | Action::Admit { .. } => {}
             Action::MakeReadOnly if reachable => member.read_only = true,
             Action::MakeWritable if reachable && member.role == Role::Primary => member.read_only = false,
             Action::CatchUp { exact_from, .. } if reachable => {

@@ -263,3 +263,23 @@ fn an_act_that_waits_for_the_store_keeps_its_whole_deadline() {
     assert_eq!(incident.proof, Proof::Gate);
     assert!(incident.steps[0].took.unwrap() < secs(1), "{:?}", incident.steps[0]);
 }
+
+/// A gate that lets the arbiter in does so only once the standby is promoted: before, the forbidden write has to meet
+/// what clients meet. A gate that will not open to the arbiter delays nobody.
+#[test]
+fn the_arbiter_is_let_through_a_gate_only_after_the_promotion() {
+    for script in [Script::Work, Script::Refuse] {
+        let mut cluster = full(&["a", "b"]);
+        cluster.failover.fence[0][0].admits = true;
+        let mut bench = Bench::settled(policy(vec![cluster]));
+        bench.default_script.insert("admit a 0.0".into(), script);
+        bench.kill("a");
+        bench.run_until(secs(60), "it is over", Bench::is_over);
+        let place = |what: &str| bench.done.iter().position(|d| d == what).unwrap_or_else(|| panic!("no {what}"));
+        assert!(place("admit a 0.0") > place("promote b"), "{:?}", bench.done);
+        assert!(place("forbidden write 0") < place("promote b"), "{:?}", bench.done);
+        assert_eq!(incident_state(&bench), IncidentState::Resolved);
+        let admitted = bench.done.iter().filter(|d| *d == "admit a 0.0").count();
+        assert_eq!(admitted, if script == Script::Work { 1 } else { 3 }, "tried again, and not for ever");
+    }
+}
