@@ -85,6 +85,8 @@ pub(super) struct Driver {
     pub(super) on_tick: Box<dyn FnMut() + Send>,
     pub(super) reload: Box<dyn FnMut() -> Result<Config, String> + Send>,
     pub(super) on_reloaded: Box<dyn FnMut(&AllHands) + Send>,
+    /// Called once a file was put in force, or was refused.
+    pub(super) on_loaded: Box<dyn FnMut(bool) + Send>,
 }
 
 impl Driver {
@@ -351,6 +353,7 @@ impl Driver {
             Ok(text) => tracing::info!("{text}"),
             Err(text) => tracing::error!("the file was not loaded, the old policy stays:\n{text}"),
         }
+        (self.on_loaded)(result.is_ok());
         result
     }
 
@@ -367,7 +370,7 @@ impl Driver {
         }
         // One that was taken up from the log has the hands of the file as it stood then, which may have been changed
         // meanwhile; each place is compared with what the incident began with, so the newest file is as good.
-        for (_, (held, meant)) in &mut self.frozen {
+        for (held, meant) in self.frozen.values_mut() {
             let cluster = meant.as_ref().map(|policy| &policy.name);
             if let Some(new) = cluster.and_then(|cluster| hands.get(cluster)) {
                 *held = Arc::clone(new);

@@ -53,6 +53,9 @@ const QUEUE: usize = 65_536;
 /// Notices that a slow listener may be behind before it misses some.
 const NOTICES: usize = 1_024;
 
+/// What `systemctl status` shows while all is as it should be.
+const WATCHING: &str = "watching";
+
 /// The arbiter could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -179,15 +182,19 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
             let path = path.to_owned();
             Box::new(move || {
                 drop(sd_notify::notify(&reloading()));
-                let result = config::load(&path).map_err(|mistakes| mistakes.to_string());
-                drop(sd_notify::notify(&[NotifyState::Ready]));
-                result
+                config::load(&path).map_err(|mistakes| mistakes.to_string())
             })
         },
         on_reloaded: Box::new(on_reloaded),
+        // Whoever waits for the reload asks us next: so this is told once the new policy is in force. Systemd knows no
+        // reload that failed; the status line says it.
+        on_loaded: Box::new(|is_new| {
+            let text = if is_new { WATCHING } else { "watching; the file has mistakes, so the old policy stays" };
+            drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(text)]));
+        }),
     };
     tokio::spawn(wait_for_signals(stop, to_hangup).map_err(StartError::Signals)?);
-    drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("watching")]));
+    drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(WATCHING)]));
     driver.run(stopped, hangup).await;
     drop(sd_notify::notify(&[NotifyState::Stopping]));
     drop(stop_api);

@@ -245,9 +245,19 @@ fn tell_failure(context: &Context, failure: &Failure) {
     };
 }
 
+/// Threads of the arbiter that serve the network, at most.
+const MOST_WORKERS: usize = 4;
+
 fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     let mut builder = match verb {
-        Verb::Arbiter(_) => tokio::runtime::Builder::new_multi_thread(),
+        Verb::Arbiter(_) => {
+            // The decision has the main thread to itself; these serve the network. More of them would wake one another
+            // up for little, and each costs memory.
+            let cores = std::thread::available_parallelism().map_or(2, usize::from);
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(cores.clamp(2, MOST_WORKERS));
+            builder
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder

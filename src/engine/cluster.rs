@@ -266,15 +266,21 @@ impl Cluster {
         let mut verdict = if policy.rules.is_empty() { Verdict::Unknown } else { Verdict::Alive };
         let mut deciding = None;
         let mut any_known = false;
-        for (index, rule) in policy.rules.iter().enumerate() {
-            let primary = self.state.primary.clone();
-            let evidence = Evidence { now, policy: &policy, view: &self.view, primary: primary.as_ref() };
-            let state = &mut self.rules[index];
-            let (before, since) = (state.truth, state.since);
-            if let Some(at) = state.judge(rule, &evidence) {
+        let evidence = Evidence::new(now, &policy, &self.view, self.state.primary.as_ref());
+        let judged: Vec<_> = policy
+            .rules
+            .iter()
+            .zip(&mut self.rules)
+            .map(|(rule, state)| {
+                let (before, since) = (state.truth, state.since);
+                let changes_at = state.judge(rule, &evidence);
+                (before, since, state.truth, changes_at)
+            })
+            .collect();
+        for (index, (rule, (before, since, truth, changes_at))) in policy.rules.iter().zip(judged).enumerate() {
+            if let Some(at) = changes_at {
                 self.wake = self.wake.min(at.max(now));
             }
-            let truth = state.truth;
             any_known |= truth != Truth::Unknown;
             if truth.is_true() && !self.is_shadow(rule) && rule.verdict > verdict {
                 verdict = rule.verdict;
@@ -340,7 +346,7 @@ impl Cluster {
 
     pub(super) fn explain(&self, index: usize, now: Time) -> RuleExplanation {
         let (rule, state) = (&self.policy.rules[index], &self.rules[index]);
-        let evidence = Evidence { now, policy: &self.policy, view: &self.view, primary: self.state.primary.as_ref() };
+        let evidence = Evidence::new(now, &self.policy, &self.view, self.state.primary.as_ref());
         RuleExplanation {
             rule: rule.name.clone(),
             verdict: rule.verdict,
@@ -661,12 +667,17 @@ impl Cluster {
     fn world(&self, now: Time) -> World {
         let Some(saga) = &self.saga else { return World::default() };
         let incident = &saga.incident;
+        // Whoever was there when it began is expected to follow: one that is late just now, or died meanwhile, is waited
+        // for until the time is over, and is a laggard then.
+        let was_there = |at: Time| at + self.longest_fresh() >= incident.opened;
         let nodes_reporting: Vec<_> = saga
             .policy
             .nodes
             .iter()
             .filter(|node| {
-                (self.hears_node(node, now) && self.view.arrivals(node).is_some()) || self.view.awaits_node(node)
+                let reports = self.view.arrivals(node);
+                reports.is_some_and(|(at, _)| self.hears_node(node, now) || was_there(at))
+                    || self.view.awaits_node(node)
             })
             .cloned()
             .collect();

@@ -5,7 +5,7 @@
 
 use super::{cluster::Cluster, own::Own};
 use crate::model::{
-    MemberName, Mode, Observer, Proof, Time,
+    MemberName, Mode, Proof, Time,
     explain::{CandidateView, Guard, GuardState},
     policy::Observers,
     time::human,
@@ -149,11 +149,9 @@ impl Cluster {
 
     /// Whether the node itself said anything that is still fresh.
     pub(super) fn hears_node(&self, node: &crate::model::NodeName, now: Time) -> bool {
-        self.policy.signals.iter().any(|(name, signal)| {
-            self.view.streams(name).iter().any(|stream| {
-                matches!(&stream.observer, Observer::Node(n) if n == node)
-                    && stream.success.as_ref().is_some_and(|(at, _)| now.since(*at) <= signal.fresh_for)
-            })
+        self.view.of_node(node).any(|(name, stream)| {
+            let fresh_for = self.policy.signals.get(name).map(|signal| signal.fresh_for);
+            stream.success.as_ref().zip(fresh_for).is_some_and(|((at, _), fresh_for)| now.since(*at) <= fresh_for)
         })
     }
 

@@ -42,6 +42,15 @@ pub(super) struct Evidence<'a> {
     pub(super) policy: &'a ClusterPolicy,
     pub(super) view: &'a View,
     pub(super) primary: Option<&'a MemberName>,
+    /// The primary's last known position.
+    primary_position: Option<u64>,
+}
+
+impl<'a> Evidence<'a> {
+    pub(super) fn new(now: Time, policy: &'a ClusterPolicy, view: &'a View, primary: Option<&'a MemberName>) -> Self {
+        let primary_position = primary.and_then(|p| view.position(p)).map(|(_, position)| position);
+        Self { now, policy, view, primary, primary_position }
+    }
 }
 
 impl RuleState {
@@ -178,8 +187,7 @@ impl Walk<'_> {
     }
 
     fn context(&self, signal: &SignalName) -> Option<Context<'_>> {
-        let Evidence { now, policy, view, primary } = *self.evidence;
-        let primary_position = primary.and_then(|p| view.position(p)).map(|(_, position)| position);
+        let Evidence { now, policy, view, primary_position, .. } = *self.evidence;
         Some(Context { now, view, signal: policy.signals.get(signal)?, primary_position })
     }
 

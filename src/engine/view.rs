@@ -19,6 +19,7 @@ use crate::model::{
 /// All streams of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct View {
+    /// The streams of each signal, in the order of [`place_of`].
     signals: BTreeMap<SignalName, Vec<Stream>>,
     /// When somebody was seen to attempt something, spaced and bounded; oldest first.
     attempts: VecDeque<Attempt>,
@@ -240,13 +241,13 @@ impl View {
     ) -> Option<&mut Stream> {
         let signal_policy = policy.signals.get(signal)?;
         let streams = self.signals.get_mut(signal)?;
-        let at = match streams.iter().position(|s| s.observer == *observer && s.subject.as_ref() == subject) {
-            Some(at) => at,
-            None if admits(policy, signal_policy, observer, subject) => {
-                streams.push(Stream::new(observer.clone(), subject.cloned()));
-                streams.len() - 1
+        let at = match place_of(streams, observer, subject) {
+            Ok(at) => at,
+            Err(at) if admits(policy, signal_policy, observer, subject) => {
+                streams.insert(at, Stream::new(observer.clone(), subject.cloned()));
+                at
             }
-            None => return None,
+            Err(_) => return None,
         };
         streams.get_mut(at)
     }
@@ -268,7 +269,8 @@ impl View {
         observer: &Observer,
         subject: Option<&MemberName>,
     ) -> Option<&Stream> {
-        self.streams(signal).iter().find(|s| s.observer == *observer && s.subject.as_ref() == subject)
+        let streams = self.streams(signal);
+        streams.get(place_of(streams, observer, subject).ok()?)
     }
 
     /// The newest role report of a member within `within`.
@@ -320,14 +322,19 @@ impl View {
             .max()
     }
 
+    /// The streams in which this node is the observer.
+    pub(super) fn of_node(&self, node: &NodeName) -> impl Iterator<Item = (&SignalName, &Stream)> {
+        let observer = Observer::Node(node.clone());
+        self.signals.iter().flat_map(move |(name, streams)| {
+            let from = streams.partition_point(|s| s.observer < observer);
+            let count = streams[from..].iter().take_while(|s| s.observer == observer).count();
+            streams[from..from + count].iter().map(move |stream| (name, stream))
+        })
+    }
+
     /// When this node itself last said anything.
     pub(super) fn node_seen(&self, node: &NodeName) -> Option<Time> {
-        self.signals
-            .values()
-            .flatten()
-            .filter(|s| matches!(&s.observer, Observer::Node(n) if n == node))
-            .filter_map(|s| s.success.as_ref().map(|(at, _)| *at))
-            .max()
+        self.of_node(node).filter_map(|(_, s)| s.success.as_ref().map(|(at, _)| *at)).max()
     }
 
     /// Whether this node reported in an earlier life of the arbiter, and is still to be heard in this one.
@@ -338,11 +345,8 @@ impl View {
 
     /// The newest arrivals report of this node.
     pub(super) fn arrivals(&self, node: &NodeName) -> Option<(Time, &Arrivals)> {
-        self.signals
-            .values()
-            .flatten()
-            .filter(|s| matches!(&s.observer, Observer::Node(n) if n == node))
-            .filter_map(|s| match s.success.as_ref()? {
+        self.of_node(node)
+            .filter_map(|(_, s)| match s.success.as_ref()? {
                 (at, Fact::Arrivals(arrivals)) => Some((*at, arrivals)),
                 _ => None,
             })
@@ -374,6 +378,11 @@ impl View {
             .max()
             .unwrap_or_default()
     }
+}
+
+/// Where the stream of one observer and subject is among those of its signal, or where it belongs.
+fn place_of(streams: &[Stream], observer: &Observer, subject: Option<&MemberName>) -> Result<usize, usize> {
+    streams.binary_search_by(|s| s.observer.cmp(observer).then_with(|| s.subject.as_ref().cmp(&subject)))
 }
 
 /// Somebody attempted something between these two moments.

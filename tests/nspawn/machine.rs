@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use coroner::sys::clock::Stopwatch;
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::signal::{Signal, kill},
@@ -156,11 +157,15 @@ impl Machine {
 
     /// Waits until something is so.
     pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let mut waited = Duration::ZERO;
+        self.until_or(what, is_so, Self::console);
+    }
+
+    /// The same, with more to tell when it does not come about.
+    pub(crate) fn until_or(&self, what: &str, is_so: impl Fn(&Self) -> bool, story: impl Fn(&Self) -> String) {
+        let watch = Stopwatch::start();
         while !is_so(self) {
-            assert!(waited < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", self.console());
+            assert!(watch.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", story(self));
             thread::sleep(STEP);
-            waited += STEP;
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop")]
 
+mod arbiter;
+mod fence;
 mod machine;
 
 use machine::Machine;

@@ -142,7 +142,7 @@ pub(super) struct Canary {
 
 /// Sends canaries at their period to whoever is primary, until it is dropped.
 pub(super) async fn run(context: Context, canary: Canary) {
-    let mut ticks = context.settle(canary.every, &canary.signal).await;
+    let mut ticks = context.beats(canary.every, &canary.signal);
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {

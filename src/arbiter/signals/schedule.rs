@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Interval, MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
 use super::Observe;
@@ -27,6 +27,9 @@ use crate::{
 /// How often the connection for the forbidden write is looked after. It costs a system call when it is open.
 const HOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// Looks due within this are made together.
+const SLOT: Duration = Duration::from_millis(10);
+
 /// What every task of a cluster knows.
 #[derive(Clone)]
 pub(super) struct Context {
@@ -34,6 +37,8 @@ pub(super) struct Context {
     pub(super) members: Arc<[Target]>,
     pub(super) primary: watch::Receiver<PrimaryView>,
     pub(super) observe: Arc<Observe>,
+    /// When all sources started: their periods count from there.
+    pub(super) started: Instant,
 }
 
 impl Context {
@@ -44,16 +49,17 @@ impl Context {
         self.members.iter().find(|member| member.member == *name).cloned()
     }
 
-    /// Waits for the first moment of a task's own, so that a thousand tasks do not all look at once; the same after
-    /// every restart.
-    pub(super) async fn settle(&self, every: Duration, salt: impl std::hash::Hash) -> Interval {
+    /// The beats of one task, from a moment of its own, so that a thousand tasks do not all look at once; the same after
+    /// every restart. Tasks that would look within one [`SLOT`] do it together: waking up costs more than looking.
+    pub(super) fn beats(&self, every: Duration, salt: impl std::hash::Hash) -> Interval {
         let mut hasher = DefaultHasher::new();
         self.cluster.hash(&mut hasher);
         salt.hash(&mut hasher);
-        #[expect(clippy::cast_precision_loss, reason = "a share of the period, not a count")]
-        let share = hasher.finish() as f64 / u64::MAX as f64;
-        sleep(every.mul_f64(share)).await;
-        let mut ticks = interval(every.max(Duration::from_millis(1)));
+        let every = every.max(Duration::from_millis(1));
+        let slot = SLOT.min(every / 10);
+        let slots = u64::try_from(every.as_nanos() / slot.as_nanos().max(1)).unwrap_or(1);
+        let own = u32::try_from(hasher.finish() % slots.max(1)).unwrap_or(0);
+        let mut ticks = interval_at(self.started + slot * own, every);
         // After a pause of the process the missed looks are not made up for.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
@@ -155,7 +161,7 @@ pub(super) fn looks(
 impl Look {
     /// Looks at every period until it is dropped or the arbiter stops.
     pub(super) async fn run(mut self) {
-        let mut ticks = self.context.settle(self.every, (&self.signal, &self.subject.name)).await;
+        let mut ticks = self.context.beats(self.every, (&self.signal, &self.subject.name));
         loop {
             if !self.is_wanted() {
                 if self.context.primary.wait_for(|view| wants(self.when, self.member.as_ref(), view)).await.is_err() {
@@ -215,7 +221,7 @@ fn wants(when: When, member: Option<&Target>, view: &PrimaryView) -> bool {
 
 /// Keeps a connection to the primary open, so that there is one from before the fence.
 pub(super) async fn hold_open(mut context: Context, broker: Arc<dyn Broker>) {
-    let mut ticks = context.settle(HOLD_EVERY, "hold open").await;
+    let mut ticks = context.beats(HOLD_EVERY, "hold open");
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

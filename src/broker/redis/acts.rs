@@ -294,7 +294,8 @@ impl RedisBroker {
                 if applied_all && still >= 1 && (is_enough || !can_grow) {
                     return Ok::<_, Failure>(());
                 }
-                sleep(POLL).await;
+                // Without a link nothing more can come in, only be applied what came.
+                sleep(if can_grow { POLL } else { POLL / 5 }).await;
             }
         };
         let ended = timeout(deadline, look).await;
