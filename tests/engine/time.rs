@@ -205,12 +205,12 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// The engine is woken in time for every change: looking every millisecond sees nothing that jumping from wake to
     /// wake does not see at the same moment.
     #[test]
-    fn it_is_woken_in_time_for_every_change(list in proptest::collection::vec((1u64..700, seen()), 1..20)) {
+    fn it_is_woken_in_time_for_every_change(list in proptest::collection::vec((1u64..600, seen()), 1..12)) {
         let mut stepping = court();
         let mut jumping = court();
         let mut at = 0;
