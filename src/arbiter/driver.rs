@@ -370,7 +370,7 @@ impl Driver {
         }
         // One that was taken up from the log has the hands of the file as it stood then, which may have been changed
         // meanwhile; each place is compared with what the incident began with, so the newest file is as good.
-        for (_, (held, meant)) in &mut self.frozen {
+        for (held, meant) in self.frozen.values_mut() {
             let cluster = meant.as_ref().map(|policy| &policy.name);
             if let Some(new) = cluster.and_then(|cluster| hands.get(cluster)) {
                 *held = Arc::clone(new);

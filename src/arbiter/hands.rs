@@ -106,6 +106,10 @@ impl Hands {
                 Ok(fence) => StepResult::Fenced(fence.fence(order, deadline).await),
                 Err(why) => StepResult::Fenced(FenceReport::unknown(why)),
             },
+            Action::Admit { level, method } => match self.fence(*level, *method, frozen) {
+                Ok(fence) => outcome(fence.admit(order, deadline).await),
+                Err(why) => failed(run, &why, false),
+            },
             Action::Unfence { level, method } => match self.fence(*level, *method, frozen) {
                 Ok(fence) => outcome(fence.unfence(order, deadline).await),
                 Err(why) => failed(run, &why, false),
@@ -139,7 +143,7 @@ impl Hands {
                 Some(primary) => outcome(broker.follow(order, primary, *promoted_at, deadline).await),
                 None => failed(run, "the new primary is not in the file", false),
             },
-            Action::Fence { .. } | Action::Unfence { .. } | Action::Redirect { .. } => {
+            Action::Fence { .. } | Action::Admit { .. } | Action::Unfence { .. } | Action::Redirect { .. } => {
                 failed(run, "not the broker's to do", false)
             }
         }
@@ -175,12 +179,11 @@ impl Hands {
     fn fence(&self, level: usize, method: usize, frozen: Option<&ClusterPolicy>) -> Result<&Arc<dyn Fence>, String> {
         let found = self.fences.get(level).and_then(|l| l.get(method));
         let fence = found.ok_or("the file no longer has this fence; put it back, or confirm the fence by hand")?;
-        let meant = frozen.and_then(|p| p.failover.fence.get(level)?.get(method));
-        let now = self.labels.get(level).and_then(|l| l.get(method));
-        match (meant, now) {
-            (Some(meant), Some(now)) if meant.label != *now => Err(format!(
-                "the file changed: this place held {}, now {now}; put it back, or confirm the fence by hand",
-                meant.label,
+        let meant = frozen.and_then(|p| p.failover.fence.get(level)?.get(method)).map(|m| &m.label);
+        let have = self.labels.get(level).and_then(|l| l.get(method));
+        match (meant, have) {
+            (Some(meant), Some(have)) if meant != have => Err(format!(
+                "the file changed: this place held {meant}, now {have}; put it back, or confirm the fence by hand"
             )),
             _ => Ok(fence),
         }
@@ -242,6 +245,35 @@ impl ReadOnlyFlag for Flag {
         match self.0.ask(Ask::Ping, target, deadline).await {
             Outcome::Fact(_) => FenceHealth { usable: Some(true), detail: "the member answers".into() },
             Outcome::Failure(why) => FenceHealth { usable: None, detail: format!("the member does not answer: {why}") },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{WithoutSecrets, load_with};
+
+    /// What the guard `no_fence` counts on is what the methods can give.
+    #[test]
+    fn the_policy_and_the_methods_promise_the_same_proof() {
+        crate::sys::http::install_crypto();
+        for file in ["config/coroner.yaml", "config/examples/redis.yaml"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            let config = load_with(&path, &WithoutSecrets).unwrap_or_else(|e| panic!("{e}"));
+            for (name, parts) in &config.clusters {
+                let broker: Option<Arc<dyn Broker>> = parts.broker.as_ref().and_then(|b| b.build().ok()).map(Arc::from);
+                let flag = broker.map(|broker| Arc::new(Flag(broker)) as Arc<dyn ReadOnlyFlag>);
+                for (level, methods) in parts.fence.iter().enumerate() {
+                    for (method, kind) in methods.iter().enumerate() {
+                        let spec = &config.policy.clusters[name].failover.fence[level][method];
+                        let fence = kind.build(flag.clone()).unwrap_or_else(|e| panic!("{}: {e}", spec.label));
+                        assert_eq!(spec.best_proof, fence.best_proof(), "{file}: {}", spec.label);
+                    }
+                }
+            }
         }
     }
 }

@@ -545,7 +545,7 @@ impl Cluster {
         self.state.epoch = epoch;
         // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
         if kind == SagaKind::Failover || matches!(trigger, Trigger::Rule(_)) {
-            self.state.failovers_unix_ms.push(own.anchor.unix_ms_at(now));
+            self.state.failovers_unix_ms.push(own.write_down(now));
             let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
             self.state.failovers_unix_ms.drain(..extra);
             self.state.cooldown_over = false;
@@ -667,12 +667,17 @@ impl Cluster {
     fn world(&self, now: Time) -> World {
         let Some(saga) = &self.saga else { return World::default() };
         let incident = &saga.incident;
+        // Whoever was there when it began is expected to follow: one that is late just now, or died meanwhile, is waited
+        // for until the time is over, and is a laggard then.
+        let was_there = |at: Time| at + self.longest_fresh() >= incident.opened;
         let nodes_reporting: Vec<_> = saga
             .policy
             .nodes
             .iter()
             .filter(|node| {
-                (self.hears_node(node, now) && self.view.arrivals(node).is_some()) || self.view.awaits_node(node)
+                let reports = self.view.arrivals(node);
+                reports.is_some_and(|(at, _)| self.hears_node(node, now) || was_there(at))
+                    || self.view.awaits_node(node)
             })
             .cloned()
             .collect();

@@ -38,13 +38,7 @@ impl Cluster {
                 let pause = self.state.pause.as_ref()?;
                 let until = match pause.until_unix_ms {
                     None => "until `coroner resume`".to_owned(),
-                    Some(until) => {
-                        let left_ms = until - own.anchor.unix_ms_at(now);
-                        if left_ms <= 0 {
-                            return None;
-                        }
-                        format!("for another {}", human(std::time::Duration::from_millis(left_ms.unsigned_abs())))
-                    }
+                    Some(until) => format!("for another {}", human(own.wall_left(now, until)?)),
                 };
                 Some(format!("paused by {} {until}: {}", pause.owner, pause.reason))
             }

@@ -304,13 +304,27 @@ impl Walk<'_> {
 fn within(slot: &Slot, window: Window, raw: Answer, now: Time) -> Answer {
     let true_for = true_time(slot, window, now);
     if true_for >= window.true_for {
-        // It stops being true when enough of it has slid out of the window; looking again every tenth is enough.
-        let changes_at = earliest(raw.changes_at, Some(now + window.of / 10));
+        let slides = (raw.truth != Truth::True).then(|| slides_out(slot, window, true_for - window.true_for, now));
+        let changes_at = earliest(raw.changes_at, slides.flatten());
         return Answer { truth: Truth::True, changes_at, turns_true: false };
     }
     let truth = if raw.truth == Truth::Unknown { Truth::Unknown } else { Truth::False };
     let due = (raw.truth == Truth::True).then(|| now + (window.true_for - true_for));
     Answer { truth, changes_at: earliest(raw.changes_at, due), turns_true: false }
+}
+
+/// When so much of the ended spans has slid out of the window that less than enough is left.
+fn slides_out(slot: &Slot, window: Window, mut spare: Duration, now: Time) -> Option<Time> {
+    let begin = now.before(window.of);
+    for (from, to) in &slot.spans {
+        let from = (*from).max(begin);
+        let inside = to.since(from);
+        if inside > spare {
+            return Some(from + spare + window.of + Duration::from_nanos(1));
+        }
+        spare -= inside;
+    }
+    None
 }
 
 fn true_time(slot: &Slot, window: Window, now: Time) -> Duration {
@@ -323,8 +337,8 @@ fn true_time(slot: &Slot, window: Window, now: Time) -> Duration {
 fn count(answers: &[Answer], needed: usize) -> Answer {
     let trues = answers.iter().filter(|a| a.truth == Truth::True).count();
     let unknowns = answers.iter().filter(|a| a.truth == Truth::Unknown).count();
-    let truth = if needed == 0 {
-        // Only an empty `all`, which the configuration refuses.
+    let truth = if answers.is_empty() || needed == 0 {
+        // Nobody to ask: no primary yet, or no standby. That is not a no, which `not` would turn into a yes.
         Truth::Unknown
     } else if trues >= needed {
         Truth::True

@@ -26,7 +26,7 @@ impl Cluster {
             Command::Pause { owner, reason, for_, .. } => {
                 let before = self.state.clone();
                 let owner = if owner.is_empty() { by.to_string() } else { owner };
-                let until_unix_ms = for_.map(|d| own.anchor.unix_ms_at(now + d));
+                let until_unix_ms = for_.map(|d| own.write_down(now + d));
                 self.state.pause = Some(Pause { owner, reason, until_unix_ms });
                 self.persist_state(before, own);
                 Ok(reply(format!("{} is paused", self.policy.name), None))

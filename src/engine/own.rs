@@ -17,6 +17,9 @@ pub(super) struct Own {
     pub(super) store_lost: Option<String>,
     /// Clusters that wanted a failover, newest last.
     wants: VecDeque<(Time, ClusterName)>,
+    /// Moments of this life that were written down by the wall clock: their age is counted by the boot clock, whatever
+    /// the wall clock does meanwhile (C1). Oldest first.
+    written: VecDeque<(i64, Time)>,
     /// Feeds the random part of incident names; names need to differ, not to be secret.
     seed: u64,
     next_persist: u64,
@@ -31,6 +34,7 @@ impl Own {
             tilt: None,
             store_lost: None,
             wants: VecDeque::new(),
+            written: VecDeque::new(),
             seed,
             next_persist: 0,
         }
@@ -78,8 +82,34 @@ impl Own {
         })
     }
 
-    /// Age of a wall-clock moment of this host; zero if it lies in the future.
+    /// A moment, past or to come, by the wall clock, to be written down and asked for again.
+    pub(super) fn write_down(&mut self, at: Time) -> i64 {
+        let unix_ms = self.anchor.unix_ms_at(at);
+        self.written.push_back((unix_ms, at));
+        if self.written.len() > 1_024 {
+            self.written.pop_front();
+        }
+        unix_ms
+    }
+
+    fn written(&self, unix_ms: i64) -> Option<Time> {
+        self.written.iter().rev().find(|(written, _)| *written == unix_ms).map(|(_, at)| *at)
+    }
+
+    /// How long it is until a moment that was written down; `None` if it is over.
+    pub(super) fn wall_left(&self, now: Time, unix_ms: i64) -> Option<Duration> {
+        let left = match self.written(unix_ms) {
+            Some(at) => at.since(now),
+            None => Duration::from_millis(u64::try_from(unix_ms - self.anchor.unix_ms_at(now)).unwrap_or(0)),
+        };
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Age of a moment that was written down; zero if it lies in the future.
     pub(super) fn wall_age(&self, now: Time, unix_ms: i64) -> Duration {
+        if let Some(at) = self.written(unix_ms) {
+            return now.since(at);
+        }
         let age_ms = self.anchor.unix_ms_at(now) - unix_ms;
         Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }

@@ -130,7 +130,7 @@ impl View {
         let mut longest = Duration::ZERO;
         let mut look = |condition: &Condition| match condition {
             Condition::FailingOf { of, .. } => keep = keep.max(*of as usize),
-            Condition::Silent(d) => longest = longest.max(*d),
+            Condition::Silent(d) | Condition::Stalled(d) => longest = longest.max(*d),
             _ => {}
         };
         for rule in &policy.rules {

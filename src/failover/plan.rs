@@ -347,6 +347,12 @@ impl SagaState {
                 wanted.push((repoint.clone(), member, REPOINT_WITHIN, TRIES));
             }
         }
+        for (level, method) in self.fences() {
+            let spec = policy.failover.fence.get(level).and_then(|l| l.get(method)).filter(|m| m.admits);
+            if let Some(spec) = spec {
+                wanted.push((Action::Admit { level, method }, &self.old_primary, spec.deadline, TRIES));
+            }
+        }
         if self.kind == SagaKind::Switchover {
             let rejoin = Action::Rejoin { primary: self.candidate.clone(), promoted_at: self.promoted.flatten() };
             wanted.push((rejoin, &self.old_primary, REJOIN_WITHIN, TRIES));

@@ -390,11 +390,13 @@ impl Saga {
     fn deadline_of(&self, action: &Action) -> Duration {
         let failover = &self.policy.failover;
         match action {
-            Action::Fence { level, method } | Action::Unfence { level, method } => failover
-                .fence
-                .get(*level)
-                .and_then(|methods| methods.get(*method))
-                .map_or(Duration::from_secs(10), |m| m.deadline),
+            Action::Fence { level, method } | Action::Admit { level, method } | Action::Unfence { level, method } => {
+                failover
+                    .fence
+                    .get(*level)
+                    .and_then(|methods| methods.get(*method))
+                    .map_or(Duration::from_secs(10), |m| m.deadline)
+            }
             Action::Redirect { method } => {
                 failover.redirect.get(*method).map_or(Duration::from_secs(5), |m| m.deadline)
             }
@@ -577,6 +579,9 @@ impl Saga {
         match action {
             Action::Fence { level, method } => {
                 format!("fence {member} by {} (level {})", fence(level, method), level + 1)
+            }
+            Action::Admit { level, method } => {
+                format!("let the arbiter through {} at {member}", fence(level, method))
             }
             Action::Unfence { level, method } => {
                 format!("lift {} from {member}", fence(level, method))

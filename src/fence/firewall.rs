@@ -2,6 +2,11 @@
 //!
 //! When it lies: a broker in another network namespace, behind XDP, or served over a Unix socket does not pass these
 //! hooks. The rules are read back, but whether they stop *this* broker's clients is shown only by a forbidden write.
+//!
+//! What the broker says while the port is closed is not dropped but answered with a reset, to the broker: else a frozen
+//! one that wakes behind the fence would take the writes that wait in its sockets, and the kernel would keep repeating
+//! its acknowledgements until the fence is lifted. What was acknowledged before the fence and got lost on its way may
+//! still arrive late: no fence calls back a packet.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -12,7 +17,7 @@ use serde_json::Value;
 
 use super::Fence;
 use crate::{
-    model::{ActError, Done, Epoch, FenceHealth, FenceReport, Order, Proof, Target},
+    model::{ActError, Done, Epoch, FenceHealth, FenceReport, FenceVerdict, Order, Proof, Target},
     sys::{
         clock::Stopwatch,
         command::{Ended, Output, Run},
@@ -31,8 +36,10 @@ use crate::{
 pub struct Firewall {
     /// Ports to close. Default: the member's own.
     pub ports: Vec<u16>,
-    /// Addresses that may still come in, such as `10.0.0.13` or `10.1.0.0/16`: the arbiter's, to bring the member
-    /// back. Everyone else is dropped. Names are not taken: nobody should have to ask a name server in an emergency.
+    /// Addresses that are let in again once the standby is promoted, such as `10.0.0.13` or `10.1.0.0/16`: the
+    /// arbiter's, to bring the member back. Until then everyone is dropped, the arbiter too, so that its forbidden
+    /// write shows what clients would meet. Names are not taken: nobody should have to ask a name server in an
+    /// emergency.
     pub allow: Vec<String>,
     /// Words to put before `nft`: `[ssh, root@{host}]`, to close the port on the member's own host. Without it,
     /// the rules are set on this host. The operator vouches that these words lead to that host and no other.
@@ -48,7 +55,7 @@ impl Firewall {
         if self.ports.contains(&0) {
             return Err("port 0 cannot be closed".into());
         }
-        Ok(Box::new(Method { config: self.clone(), allow }))
+        Ok(Box::new(Method { config: self.clone(), allow, nobody: Allow::default() }))
     }
 }
 
@@ -92,6 +99,7 @@ fn network(address: IpAddr, prefix: u8) -> IpAddr {
 struct Method {
     config: Firewall,
     allow: Allow,
+    nobody: Allow,
 }
 
 /// A chain: its name, which is its hook, and the rules that belong into it.
@@ -106,8 +114,12 @@ enum Rule {
     /// Lets `side` (`saddr` or `daddr`) of this address pass, to or from the ports. One rule for each: nft would
     /// merge neighbours in a set, and what is read back would not be what was written.
     Accept { protocol: &'static str, side: &'static str, address: String, field: &'static str },
-    /// Drops what goes to (`dport`) or comes from (`sport`) the ports.
+    /// Drops what goes to the ports.
     Drop { field: &'static str },
+    /// Drops what comes from the ports, and ends the connection at the broker's side.
+    Reset { field: &'static str },
+    /// Lets that ending pass to the broker. Nobody can do more with it than end a connection.
+    AcceptReset { field: &'static str },
 }
 
 /// What stands on the host.
@@ -130,31 +142,32 @@ impl Method {
         Ok([port].into())
     }
 
-    fn chains(&self) -> [Chain; 3] {
+    fn chains(allow: &Allow) -> [Chain; 3] {
         let accept = |source: bool, field| {
-            let (side, allow) = (if source { "saddr" } else { "daddr" }, &self.allow);
+            let side = if source { "saddr" } else { "daddr" };
             [("ip", &allow.v4), ("ip6", &allow.v6)].into_iter().flat_map(move |(protocol, set)| {
                 set.iter().map(move |address| Rule::Accept { protocol, side, address: address.clone(), field })
             })
         };
         let to: Vec<_> = accept(true, "dport").collect();
         let from: Vec<_> = accept(false, "sport").collect();
-        let (drop_to, drop_from) = (Rule::Drop { field: "dport" }, Rule::Drop { field: "sport" });
+        let (drop_to, reset_from) = (Rule::Drop { field: "dport" }, Rule::Reset { field: "sport" });
+        let ended = Rule::AcceptReset { field: "dport" };
         let chain = |hook, parts: &[&[Rule]]| Chain { hook, rules: parts.concat() };
         // What this host itself asks of another host's broker at the same port is left alone: it has to be able to
         // follow the new primary. In a forwarded packet the two cannot be told apart.
         [
-            chain("input", &[&to, std::slice::from_ref(&drop_to)]),
-            chain("output", &[&from, std::slice::from_ref(&drop_from)]),
-            chain("forward", &[&to, &from, &[drop_to, drop_from]]),
+            chain("input", &[&to, &[ended, drop_to.clone()]]),
+            chain("output", &[&from, std::slice::from_ref(&reset_from)]),
+            chain("forward", &[&to, &from, &[drop_to, reset_from]]),
         ]
     }
 
     /// The whole table, replaced in one transaction: at no moment is there none.
-    fn script(&self, table: &str, ports: &BTreeSet<u16>, comment: &str) -> String {
+    fn script(allow: &Allow, table: &str, ports: &BTreeSet<u16>, comment: &str) -> String {
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
         let mut text = format!("add table inet {table}\ndelete table inet {table}\nadd table inet {table}\n");
-        for chain in self.chains() {
+        for chain in Self::chains(allow) {
             let hook = chain.hook;
             text.push_str(&format!(
                 "add chain inet {table} {hook} {{ type filter hook {hook} priority -300; policy accept; }}\n"
@@ -165,6 +178,10 @@ impl Method {
                         format!("{protocol} {side} {address} tcp {field} {{ {ports} }} accept")
                     }
                     Rule::Drop { field } => format!("tcp {field} {{ {ports} }} drop comment \"{comment}\""),
+                    Rule::Reset { field } => {
+                        format!("tcp {field} {{ {ports} }} reject with tcp reset comment \"{comment}\"")
+                    }
+                    Rule::AcceptReset { field } => format!("tcp {field} {{ {ports} }} tcp flags & rst == rst accept"),
                 };
                 text.push_str(&format!("add rule inet {table} {hook} {words}\n"));
             }
@@ -178,8 +195,8 @@ impl Method {
         Run::new(words, deadline).cap(1024 * 1024).stdin(stdin).output().await
     }
 
-    /// Reads back what stands.
-    async fn look(&self, target: &Target, deadline: Duration) -> Result<Standing, String> {
+    /// Reads back what stands, compared with a table that lets these in.
+    async fn look(&self, allow: &Allow, target: &Target, deadline: Duration) -> Result<Standing, String> {
         let table = table_name(target);
         let output = self.nft(target, &["-j", "list", "table", "inet", &table], "", deadline).await;
         if !output.is_success() {
@@ -190,11 +207,11 @@ impl Method {
         }
         let value: Value =
             serde_json::from_slice(&output.stdout).map_err(|e| format!("`nft -j list` gave no JSON: {e}"))?;
-        Ok(self.judge(&value, &table, &self.ports(target)?))
+        Ok(Self::judge(allow, &value, &table, &self.ports(target)?))
     }
 
     /// Compares what `nft -j list table` shows with what has to stand, rule by rule.
-    fn judge(&self, value: &Value, table: &str, ports: &BTreeSet<u16>) -> Standing {
+    fn judge(allow: &Allow, value: &Value, table: &str, ports: &BTreeSet<u16>) -> Standing {
         let objects = value["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
         let of = |kind: &'static str| objects.iter().filter_map(move |object| object.get(kind));
         let owner = of("rule").filter_map(|rule| rule["comment"].as_str()).find_map(read_comment);
@@ -204,7 +221,7 @@ impl Method {
             if found.get("flags").is_some_and(|flags| flags.to_string().contains("dormant")) {
                 return Err("the table is dormant".into());
             }
-            for chain in self.chains() {
+            for chain in Self::chains(allow) {
                 let hook = chain.hook;
                 let has_hook = of("chain")
                     .any(|c| c["name"] == hook && c["hook"] == hook && c["type"] == "filter" && c["prio"] == -300);
@@ -222,6 +239,50 @@ impl Method {
         };
         Standing::Table { owner, difference: difference().err() }
     }
+
+    /// Sets the table so that it lets in these and no others, and reads it back.
+    async fn close(&self, allow: &Allow, order: &Order, deadline: Duration) -> FenceReport {
+        let watch = Stopwatch::start();
+
+        let left = || deadline.saturating_sub(watch.elapsed());
+        let target = &order.target;
+        let ports = match self.ports(target) {
+            Ok(ports) => ports,
+            Err(e) => return FenceReport::refuted(format!("nothing was done: {e}")),
+        };
+        // Not being able to look is no reason not to act: only a newer epoch that was seen is.
+        let before = self.look(allow, target, left() / 3).await;
+        if let Some(why) = before.as_ref().ok().and_then(|standing| refusal(standing, order)) {
+            return FenceReport::refuted(format!("nothing was done: {why}"));
+        }
+        let wanted = Standing::Table { owner: Some((order.epoch, owner(target))), difference: None };
+        let closed = format!(
+            "tcp port {} is dropped in and out, established connections too, by the table `inet {}` of epoch {}",
+            ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
+            table_name(target),
+            order.epoch
+        );
+        if before.as_ref() == Ok(&wanted) {
+            return FenceReport::confirmed(Proof::Gate, format!("{closed}; it stood already and was read back"));
+        }
+        let script = Self::script(allow, &table_name(target), &ports, &comment(order));
+        let output = self.nft(target, &["-f", "-"], &script, left() * 2 / 3).await;
+        let said = format!("`nft -f -` {}", output.describe());
+        if let Ended::NotStarted(_) = output.ended {
+            return FenceReport::refuted(format!("nothing was done: {said}"));
+        }
+        match self.look(allow, target, left()).await {
+            Ok(standing) if standing == wanted => {
+                FenceReport::confirmed(Proof::Gate, format!("{closed}; it was read back"))
+            }
+            Ok(Standing::Nothing) => FenceReport::refuted(format!("{said}; read back, there is no such table")),
+            Ok(Standing::Table { difference, .. }) => FenceReport::unknown(format!(
+                "{said}; read back, {}",
+                difference.unwrap_or_else(|| "the table belongs to another order".into())
+            )),
+            Err(e) => FenceReport::unknown(format!("{said}; it cannot be read back: {e}")),
+        }
+    }
 }
 
 /// Whether an expression that was read back is this rule and nothing more.
@@ -232,6 +293,12 @@ fn is_rule(expression: &Value, want: &Rule, ports: &BTreeSet<u16>) -> bool {
         (Rule::Drop { field }, [match_ports, end]) => {
             is_match(match_ports, "tcp", field, &ports) && end.get("drop").is_some()
         }
+        (Rule::Reset { field }, [match_ports, end]) => {
+            is_match(match_ports, "tcp", field, &ports) && end["reject"]["type"] == "tcp reset"
+        }
+        (Rule::AcceptReset { field }, [match_ports, match_flag, end]) => {
+            is_match(match_ports, "tcp", field, &ports) && is_reset_flag(match_flag) && end.get("accept").is_some()
+        }
         (Rule::Accept { protocol, side, address, field }, [match_side, match_ports, end]) => {
             is_match(match_side, protocol, side, &[address.clone()].into())
                 && is_match(match_ports, "tcp", field, &ports)
@@ -239,6 +306,15 @@ fn is_rule(expression: &Value, want: &Rule, ports: &BTreeSet<u16>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether this is "the reset flag is set", in either of the ways in which versions of nft write it.
+fn is_reset_flag(part: &Value) -> bool {
+    let part = &part["match"];
+    let flags = serde_json::json!({ "payload": { "protocol": "tcp", "field": "flags" } });
+    part["right"] == "rst"
+        && ((part["op"] == "==" && part["left"] == serde_json::json!({ "&": [flags, "rst"] }))
+            || (part["op"] == "in" && part["left"] == flags))
 }
 
 /// Whether this is "the field is one of these". nft shows one alone without the set around it.
@@ -314,7 +390,8 @@ impl Fence for Method {
             Ok(ports) => ports,
             Err(e) => return health(Some(false), e),
         };
-        let script = self.script(&table_name(target), &ports, &format!("coroner epoch=0 {}", owner(target)));
+        let comment = format!("coroner epoch=0 {}", owner(target));
+        let script = Self::script(&self.allow, &table_name(target), &ports, &comment);
         let output = self.nft(target, &["--check", "-f", "-"], &script, deadline).await;
         let usable = match output.ended {
             Ended::Exited(code) => Some(code == 0),
@@ -325,44 +402,16 @@ impl Fence for Method {
     }
 
     async fn fence(&self, order: &Order, deadline: Duration) -> FenceReport {
-        let watch = Stopwatch::start();
-        let left = || deadline.saturating_sub(watch.elapsed());
-        let target = &order.target;
-        let ports = match self.ports(target) {
-            Ok(ports) => ports,
-            Err(e) => return FenceReport::refuted(format!("nothing was done: {e}")),
-        };
-        // Not being able to look is no reason not to act: only a newer epoch that was seen is.
-        let before = self.look(target, left() / 3).await;
-        if let Some(why) = before.as_ref().ok().and_then(|standing| refusal(standing, order)) {
-            return FenceReport::refuted(format!("nothing was done: {why}"));
-        }
-        let wanted = Standing::Table { owner: Some((order.epoch, owner(target))), difference: None };
-        let closed = format!(
-            "tcp port {} is dropped in and out, established connections too, by the table `inet {}` of epoch {}",
-            ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "),
-            table_name(target),
-            order.epoch
-        );
-        if before.as_ref() == Ok(&wanted) {
-            return FenceReport::confirmed(Proof::Gate, format!("{closed}; it stood already and was read back"));
-        }
-        let script = self.script(&table_name(target), &ports, &comment(order));
-        let output = self.nft(target, &["-f", "-"], &script, left() * 2 / 3).await;
-        let said = format!("`nft -f -` {}", output.describe());
-        if let Ended::NotStarted(_) = output.ended {
-            return FenceReport::refuted(format!("nothing was done: {said}"));
-        }
-        match self.look(target, left()).await {
-            Ok(standing) if standing == wanted => {
-                FenceReport::confirmed(Proof::Gate, format!("{closed}; it was read back"))
-            }
-            Ok(Standing::Nothing) => FenceReport::refuted(format!("{said}; read back, there is no such table")),
-            Ok(Standing::Table { difference, .. }) => FenceReport::unknown(format!(
-                "{said}; read back, {}",
-                difference.unwrap_or_else(|| "the table belongs to another order".into())
-            )),
-            Err(e) => FenceReport::unknown(format!("{said}; it cannot be read back: {e}")),
+        self.close(&self.nobody, order, deadline).await
+    }
+
+    async fn admit(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let attempted = format!("let the arbiter in at {}", order.target.member);
+        let report = self.close(&self.allow, order, deadline).await;
+        match report.verdict {
+            FenceVerdict::Confirmed => Ok(Done::new(report.detail)),
+            FenceVerdict::Refuted => Err(ActError::nothing_done(attempted, report.detail)),
+            FenceVerdict::Unknown => Err(ActError::uncertain(attempted, report.detail)),
         }
     }
 
@@ -371,7 +420,7 @@ impl Fence for Method {
         let left = || deadline.saturating_sub(watch.elapsed());
         let (target, table) = (&order.target, table_name(&order.target));
         let attempted = format!("open the port of {}", target.member);
-        match self.look(target, left() / 3).await {
+        match self.look(&self.allow, target, left() / 3).await {
             Err(e) => return Err(ActError::nothing_done(attempted, e)),
             Ok(Standing::Nothing) => return Ok(Done::new(format!("there is no table `inet {table}`"))),
             Ok(standing) => {
@@ -381,7 +430,7 @@ impl Fence for Method {
             }
         }
         let output = self.nft(target, &["delete", "table", "inet", &table], "", left() * 2 / 3).await;
-        match self.look(target, left()).await {
+        match self.look(&self.allow, target, left()).await {
             Ok(Standing::Nothing) => Ok(Done::new(format!("the table `inet {table}` was deleted"))),
             Ok(_) => {
                 Err(ActError::nothing_done(attempted, format!("the table still stands: nft {}", output.describe())))

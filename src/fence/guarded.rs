@@ -27,7 +27,7 @@ impl Guarded {
     }
 
     /// Refuses an order that is older than one already carried out on that member.
-    fn admit(&self, order: &Order) -> Result<(), String> {
+    fn is_newest(&self, order: &Order) -> Result<(), String> {
         let mut largest: MutexGuard<'_, _> = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = largest.entry((order.target.cluster.clone(), order.target.member.clone())).or_default();
         if order.epoch < *seen {
@@ -65,7 +65,7 @@ impl Fence for Guarded {
     }
 
     async fn fence(&self, order: &Order, deadline: Duration) -> FenceReport {
-        if let Err(why) = self.admit(order) {
+        if let Err(why) = self.is_newest(order) {
             return FenceReport::refuted(why);
         }
         timeout(deadline, self.inner.fence(order, inner_deadline(deadline))).await.unwrap_or_else(|_| {
@@ -73,9 +73,17 @@ impl Fence for Guarded {
         })
     }
 
+    async fn admit(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let attempted = || format!("let the arbiter through {} at {}", self.label(), order.target.member);
+        self.is_newest(order).map_err(|why| ActError::nothing_done(attempted(), why))?;
+        timeout(deadline, self.inner.admit(order, inner_deadline(deadline)))
+            .await
+            .unwrap_or_else(|_| Err(ActError::uncertain(attempted(), format!("no end within {}", human(deadline)))))
+    }
+
     async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
         let attempted = || format!("lift {} on {}", self.label(), order.target.member);
-        self.admit(order).map_err(|why| ActError::nothing_done(attempted(), why))?;
+        self.is_newest(order).map_err(|why| ActError::nothing_done(attempted(), why))?;
         timeout(deadline, self.inner.unfence(order, inner_deadline(deadline)))
             .await
             .unwrap_or_else(|_| Err(ActError::uncertain(attempted(), format!("no end within {}", human(deadline)))))

@@ -79,6 +79,13 @@ pub trait Fence: Send + Sync {
     /// Stops the member. Idempotent. Ends by the deadline, whatever it calls.
     async fn fence(&self, order: &Order, deadline: Duration) -> FenceReport;
 
+    /// Once the standby is promoted: lets the arbiter through, so that the member can be brought back. Idempotent.
+    /// Most fences have nothing to do here.
+    async fn admit(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let _ = (order, deadline);
+        Ok(Done::new("nothing to let through"))
+    }
+
     /// Lifts the fence, once the member is a standby. Idempotent.
     async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
 }

@@ -107,6 +107,14 @@ pub enum Action {
         /// The position of the new primary's history at which it was promoted, if known.
         promoted_at: Option<u64>,
     },
+    /// After the promotion: let the arbiter, and whom the file names, through the fence of this method, so that the
+    /// order's member can be brought back. Everyone else stays out.
+    Admit {
+        /// The level, from 0.
+        level: usize,
+        /// The method in the level, from 0.
+        method: usize,
+    },
     /// Lift the fence that this method put on the order's member.
     Unfence {
         /// The level, from 0.

@@ -278,6 +278,9 @@ pub struct MethodPolicy {
     pub best_proof: Proof,
     /// For redirects and fences that bind one member: only for these. Empty: for all.
     pub only_for: Vec<MemberName>,
+    /// A fence that shuts the arbiter out too, and lets it in once the standby is promoted.
+    #[serde(default)]
+    pub admits: bool,
 }
 
 impl MethodPolicy {

@@ -45,9 +45,7 @@ fn round(world: &mut World, kind: Kind, crash_at: Option<&str>) -> (Value, u32) 
         // The answer is lost where the arbiter dies before it.
         Kind::Switchover => drop(world.cli(&["switchover", "--yes"])),
     }
-    world.wait_until("the new primary is in force", |world| {
-        world.cluster().is_some_and(|c| c["primary"] == new && c["incident"].is_null())
-    });
+    world.wait_end(new);
     if kind == Kind::Failover {
         world.member_mut(&old).restart();
     }

@@ -10,6 +10,7 @@ mod http;
 mod node;
 mod world;
 
+mod cli;
 mod crash;
 mod explain;
 mod hooks;
@@ -17,4 +18,5 @@ mod ingest;
 mod members;
 mod pause;
 mod reload;
+mod report;
 mod store;

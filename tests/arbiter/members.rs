@@ -127,9 +127,7 @@ fn p10_a_slow_primary_is_switched_over_and_not_killed() {
     });
     let pid = world.member("broker-a").pid();
     let slow = Slow::begin(pid);
-    world.wait_until("it is switched over", |world| {
-        world.cluster().is_some_and(|c| c["primary"] == "broker-b" && c["incident"].is_null())
-    });
+    world.wait_end("broker-b");
     drop(slow);
     world.wait_primary("broker-b");
     world.wait_standby("broker-a");
@@ -193,7 +191,8 @@ fn p22_when_a_person_promotes_the_standby_there_is_an_alarm_and_hands_stay_off_u
     world.wait_until("it stops", |world| world.blocking().iter().any(|g| g == "primary_unclear"));
     world.wait_until("the alarm", |world| world.metric("coroner_two_primaries{cluster=\"orders\"}") == Some(1.0));
     assert_eq!(world.metric("coroner_writers{cluster=\"orders\"}"), Some(2.0));
-    assert_eq!(world.cli(&["failover", "--yes"]).code, 107, "what keeps two primaries apart cannot be passed");
+    let ran = world.cli(&["failover", "--yes"]);
+    assert_eq!(ran.code, 107, "what keeps two primaries apart cannot be passed: {ran:?}\n{}", world.portrait());
     world.member("broker-a").freeze();
     world.wait_until("it is believed dead", |world| world.cluster().is_some_and(|c| c["verdict"] == "dead"));
     world.stays("nothing is done", Duration::from_secs(1), |world| world.incidents().is_empty());
@@ -223,17 +222,14 @@ fn nodes_alone() -> Options {
 #[test]
 fn p26_idle_nodes_are_no_death() {
     let mut world = World::start(nodes_alone());
-    for node in &world.nodes {
-        node.is_idle(true);
-    }
+    // The one that sends has nothing to send; all go on listening.
+    world.nodes[0].is_idle(true);
     world.stays_untouched(Duration::from_secs(3));
     assert_ne!(world.cluster().unwrap()["verdict"], "dead");
     // Attempts that go unanswered are.
     world.member("broker-a").freeze();
     world.stays_untouched(Duration::from_secs(1));
-    for node in &world.nodes {
-        node.is_idle(false);
-    }
+    world.nodes[0].is_idle(false);
     world.wait_primary("broker-b");
 }
 

@@ -36,7 +36,6 @@ struct Shared {
     received: AtomicU64,
     attempted: AtomicU64,
     last: Mutex<Option<Stopwatch>>,
-    canaries: Mutex<Vec<String>>,
 }
 
 /// A running node; ends with this value.
@@ -104,11 +103,6 @@ impl Node {
 
     pub fn received(&self) -> u64 {
         self.shared.received.load(Relaxed)
-    }
-
-    /// Confirms this canary with the next report.
-    pub fn confirm(&self, canary: String) {
-        self.shared.canaries.lock().unwrap().push(canary);
     }
 }
 
@@ -183,7 +177,6 @@ fn report(shared: &Shared, name: &str, arbiter: SocketAddr) {
         let following = shared.following.lock().unwrap().clone();
         let age = shared.last.lock().unwrap().as_ref().map(|last| last.elapsed().as_millis() as u64);
         let lies = shared.lies.load(Relaxed);
-        let canaries = std::mem::take(&mut *shared.canaries.lock().unwrap());
         let body = json!({
             "cluster": "orders",
             "node": name,
@@ -192,7 +185,6 @@ fn report(shared: &Shared, name: &str, arbiter: SocketAddr) {
             "attempted": (name == SENDER).then(|| shared.attempted.load(Relaxed)),
             "primary": following.primary,
             "epoch": following.epoch,
-            "canaries": canaries,
         });
         let Ok((200, answer)) = http::tcp(arbiter, "POST", "/v1/arrivals", Some(&token), body.to_string().as_bytes())
         else {

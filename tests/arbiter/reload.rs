@@ -140,7 +140,8 @@ fn f5_a_pause_survives_a_restart_of_the_arbiter_and_ends_with_resume() {
     // A planned stop: the primary is back before anybody has to act.
     world.member_mut("broker-a").restart();
     world.wait_until("it is well, and its standby follows again", |world| {
-        world.blocking() == ["paused"] && world.cluster().is_some_and(|c| c["verdict"] == "alive")
+        let is_well = |c: serde_json::Value| c["verdict"] == "alive" && World::positions_are_known(&c);
+        world.blocking() == ["paused"] && world.cluster().is_some_and(is_well)
     });
     world.member_mut("broker-a").kill();
     world.wait_until("it is believed dead", |world| world.cluster().is_some_and(|c| c["verdict"] == "dead"));

@@ -496,8 +496,17 @@ clusters:
         self.wait_until("ready for a failover", |world| {
             // The cooldown is over as soon as somebody takes note.
             let nothing_blocks = world.blocking().iter().all(|guard| guard == "cooldown");
-            nothing_blocks && world.cluster().is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c))
+            nothing_blocks
+                && world
+                    .cluster()
+                    .is_some_and(|c| c["verdict"] == "alive" && world.all_follow(&c) && Self::positions_are_known(&c))
         });
+    }
+
+    /// Without positions nobody could tell what a failover would lose, and it would be held. A standby stays at 0 for up
+    /// to a second after its first copy.
+    pub fn positions_are_known(cluster: &Value) -> bool {
+        cluster["members"].as_array().is_some_and(|members| members.iter().all(|m| m["position"].as_u64() > Some(0)))
     }
 
     fn all_follow(&self, cluster: &Value) -> bool {
@@ -509,7 +518,7 @@ clusters:
     #[track_caller]
     pub fn wait_primary(&mut self, member: &str) {
         self.wait_until(&format!("{member} is primary and all follow"), |world| {
-            world.cluster().is_some_and(|c| c["primary"] == member && c["incident"].is_null() && world.all_follow(&c))
+            world.cluster().is_some_and(|c| c["primary"] == member && world.all_follow(&c)) && world.is_settled()
         });
         let before: Vec<u64> = self.nodes.iter().map(Node::received).collect();
         self.wait_until("the nodes receive", |world| {
@@ -525,21 +534,35 @@ clusters:
             let Some(cluster) = world.cluster() else { return false };
             let members = cluster["members"].as_array().cloned().unwrap_or_default();
             let found = members.iter().find(|m| m["member"] == member);
-            cluster["incident"].is_null()
+            world.is_settled()
                 && found.is_some_and(|m| m["quarantined"] == false && m["role"] == "standby")
                 && world.role(member) == Some("slave")
         });
         self.member(member).wait_info("master_link_status:up");
     }
 
-    /// Waits until the open incident is held; its whole record.
+    /// Nothing is under way, and the store knows that all that was has ended: it is a moment behind.
+    pub fn is_settled(&self) -> bool {
+        self.cluster().is_some_and(|c| c["incident"].is_null())
+            && self.incidents().iter().all(|incident| !incident["closed_unix_ms"].is_null())
+    }
+
+    /// Waits until this member is primary and the failover has ended, whether all follow or not.
+    #[track_caller]
+    pub fn wait_end(&mut self, primary: &str) {
+        self.wait_until(&format!("{primary} is primary, and nothing is under way"), |world| {
+            world.cluster().is_some_and(|c| c["primary"] == primary) && world.is_settled()
+        });
+    }
+
+    /// Waits until the open incident is held, in the store too; its whole record.
     #[track_caller]
     pub fn wait_held(&mut self) -> Value {
-        let id = self.wait_for("the incident is held", |world| {
+        self.wait_for("the incident is held", |world| {
             let cluster = world.cluster()?;
-            (cluster["incident"]["state"] == "held").then(|| cluster["incident"]["id"].clone())
-        });
-        self.incident(&id)
+            let open = (cluster["incident"]["state"] == "held").then(|| cluster["incident"]["id"].clone())?;
+            Some(world.incident(&open)).filter(|incident| incident["state"] == "held")
+        })
     }
 
     /// Nothing was done about it: broker-a is primary in its first epoch, and there is no incident.

@@ -183,7 +183,7 @@ enum Coming {
     Look,
     Nodes,
     StoreAnswers { id: u64, records: Vec<Record> },
-    ActEnds { run: Box<Run>, script: Script, token: u64 },
+    ActEnds { run: Box<Run>, script: Script, ordinal: usize },
     ActDone { run: Box<Run>, result: StepResult },
     Event(Box<Event>),
 }
@@ -529,11 +529,11 @@ impl Bench {
             Coming::Nodes => self.report(),
             Coming::Event(event) => self.event(*event),
             Coming::StoreAnswers { id, records } => self.store_answers(id, &records),
-            Coming::ActEnds { run, script, .. } => {
+            Coming::ActEnds { run, script, ordinal } => {
                 let result = self.act(&run, script);
                 self.check_world(&run);
                 if let Some(result) = result {
-                    if self.dies_at(|c, bench| c == Crash::AfterAct(bench.acts)) {
+                    if self.dies_at(|c, _| c == Crash::AfterAct(ordinal)) {
                         return;
                     }
                     self.happens(Coming::ActDone { run, result });
@@ -601,11 +601,11 @@ impl Bench {
                         .or_else(|| self.default_script.get(&label).copied())
                         .unwrap_or(Script::Work);
                     let wait = if let Script::Slow(d) = script { d } else { self.latency };
-                    let token = self.number;
+                    let ordinal = self.acts;
                     if self.every_act_twice {
-                        self.later(wait / 2, Coming::ActEnds { run: run.clone(), script, token });
+                        self.later(wait / 2, Coming::ActEnds { run: run.clone(), script, ordinal });
                     }
-                    self.later(wait, Coming::ActEnds { run, script, token });
+                    self.later(wait, Coming::ActEnds { run, script, ordinal });
                 }
                 Effect::Tell(_) => {}
                 Effect::Reply { to, result } => {
@@ -893,6 +893,7 @@ pub fn label(run: &Run) -> String {
     let member = &run.order.target.member;
     match &run.action {
         Action::Fence { level, method } => format!("fence {member} {level}.{method}"),
+        Action::Admit { level, method } => format!("admit {member} {level}.{method}"),
         Action::Unfence { level, method } => format!("unfence {member} {level}.{method}"),
         Action::ForbiddenWrite { level } => format!("forbidden write {level}"),
         Action::MakeReadOnly => format!("read-only {member}"),

@@ -67,7 +67,7 @@ pub fn rule(name: &str, when: Expr, verdict: Verdict, then: Reaction) -> Rule {
 }
 
 pub fn method(label: &str, deadline: Duration, best_proof: Proof) -> MethodPolicy {
-    MethodPolicy { label: label.into(), deadline, best_proof, only_for: Vec::new() }
+    MethodPolicy { label: label.into(), deadline, best_proof, only_for: Vec::new(), admits: false }
 }
 
 pub fn failover_policy() -> FailoverPolicy {

@@ -91,7 +91,7 @@ fn play(story: &Story, crash: Option<Crash>, twice: bool) -> Bench {
         bench.ask_later(command());
     }
     let until = bench.now + secs(120);
-    let mut crashes = bench.crashes;
+    let mut crashes = 0;
     while !(story.ends)(&bench) {
         assert!(bench.now < until, "{}, {crash:?}: no end\n{}", story.name, bench.story());
         bench.step();
@@ -118,7 +118,7 @@ fn whatever_the_moment_of_the_crash_the_end_is_the_same() {
     for story in &STORIES {
         let quiet = play(story, None, false);
         let (ending, persists, acts) = (quiet.ending(), quiet.persists, quiet.acts);
-        assert!(persists >= 5 && acts >= 3, "{}: {persists} records, {acts} acts", story.name);
+        assert!(persists >= 4 && acts >= 3, "{}: {persists} records, {acts} acts", story.name);
         assert!(quiet.writers().len() == 1);
         let mut crashes = Vec::new();
         for k in 1..=persists {

@@ -71,8 +71,8 @@ async fn h2_established_and_new_connections_are_cut_over_both_protocols() {
     for address in ["127.0.0.1", "::1"] {
         assert_eq!(connect(address, &[]).1, "closed", "{address}");
     }
-    assert_eq!(arbiter.say("after"), "echo", "who is allowed stays connected");
-    assert_eq!(connect("127.0.0.1", &["127.0.0.2"]).1, "open");
+    assert_eq!(arbiter.say("after"), "silence", "the arbiter meets what clients meet: its forbidden write shows it");
+    assert_eq!(connect("127.0.0.1", &["127.0.0.2"]).1, "closed");
 
     // Another process knows the epoch from the comment alone.
     let other = build(AnyFence::Firewall(config));
@@ -84,6 +84,15 @@ async fn h2_established_and_new_connections_are_cut_over_both_protocols() {
     let again = other.fence(&order_at(&address, 7), LONG).await;
     assert_eq!((again.verdict, again.proof), (FenceVerdict::Confirmed, Proof::Gate), "{}", again.detail);
     assert_eq!(namespace.output(&["nft", "list", "ruleset"]), ruleset);
+
+    // After the promotion the arbiter is let in, twice as once, and nobody else.
+    assert!(!other.admit(&order_at(&address, 6), LONG).await.unwrap_err().may_have_happened);
+    for _ in 0..2 {
+        other.admit(&order_at(&address, 7), LONG).await.unwrap();
+        assert_eq!(connect("127.0.0.1", &["127.0.0.2"]).1, "open");
+        assert_eq!(connect("127.0.0.1", &[]).1, "closed");
+        assert_eq!(connect("::1", &[]).1, "closed");
+    }
 
     // Somebody weakened it: that is seen, and put right.
     namespace.output(&["nft", "flush", "chain", "inet", "coroner_fence_orders_broker_a", "input"]);

@@ -175,7 +175,7 @@ struct Connection {
 #[derive(Debug)]
 enum Reply {
     Text(Option<String>),
-    Error(String),
+    Error,
     Array(Vec<Self>),
 }
 
@@ -212,7 +212,8 @@ impl Connection {
             self.reply()?;
         }
         let Reply::Array(replies) = self.reply()? else { return Ok(None) };
-        let [Reply::Text(epoch), Reply::Text(holder), Reply::Text(_), Reply::Text(_), Reply::Array(time)] = &replies[..]
+        let [Reply::Text(epoch), Reply::Text(holder), Reply::Text(_), Reply::Text(_), Reply::Array(time)] =
+            &replies[..]
         else {
             return Ok(None);
         };
@@ -235,7 +236,7 @@ impl Connection {
         let (kind, rest) = line.split_at_checked(1).ok_or_else(bad)?;
         match kind {
             "+" | ":" => Ok(Reply::Text(Some(rest.into()))),
-            "-" => Ok(Reply::Error(rest.into())),
+            "-" => Ok(Reply::Error),
             "$" if rest == "-1" => Ok(Reply::Text(None)),
             "$" => {
                 let mut bytes = vec![0; rest.parse::<usize>().map_err(|_| bad())? + 2];

@@ -1,7 +1,7 @@
 //! The lab: a real pair of Redis servers, the real arbiter, nodes, a sender and writers, each on a host of its own.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::BTreeMap,
     fs::File,
     io::{Read as _, Write as _},
@@ -96,20 +96,13 @@ pub(crate) struct Lab {
     pub(crate) net: Net,
     dir: TempDir,
     started: Stopwatch,
-    acknowledged: Cell<u64>,
 }
 
 impl Lab {
     /// Sets up the lab with `m` as primary, and waits until everything is as it should be.
     pub(crate) fn new(options: &Options) -> Self {
         let dir = tempfile::Builder::new().prefix("coroner-lab-").tempdir().unwrap();
-        let lab = Self {
-            processes: RefCell::default(),
-            net: Net::new(),
-            dir,
-            started: Stopwatch::start(),
-            acknowledged: Cell::new(0),
-        };
+        let lab = Self { processes: RefCell::default(), net: Net::new(), dir, started: Stopwatch::start() };
         lab.write_files(options);
         for member in MEMBERS {
             lab.start_redis(member);
@@ -141,6 +134,7 @@ impl Lab {
         let dir = self.dir.path().display().to_string();
         let namespace = self.net.path("").display().to_string();
         std::fs::create_dir(self.path("acks")).unwrap();
+        std::fs::create_dir(self.path("tails")).unwrap();
         let fill = |text: &str| text.replace("@DIR@", &dir).replace("@NS@", &namespace);
         for (name, text) in [("management", MANAGEMENT), ("fence_lab", FENCE_LAB)] {
             std::fs::write(self.path(name), fill(text)).unwrap();
@@ -149,9 +143,11 @@ impl Lab {
         std::fs::write(self.path("token"), TOKEN).unwrap();
         std::fs::write(self.path("lab.yaml"), fill(&CONFIG.replace("@FENCE@", &options.fence))).unwrap();
         for member in MEMBERS {
+            // Without an append-only file a restarted server comes back with the data, and the epoch, of its last full
+            // copy; its writes would be acknowledged under an old epoch, and its standby would copy the loss.
             let mut conf = format!(
                 "bind {} 127.0.0.1\nport 6379\nprotected-mode no\ndir {dir}/{member}\nunixsocket {dir}/{member}.sock\n\
-                 save \"\"\nappendonly no\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\nrepl-timeout 5\n\
+                 save \"\"\nappendonly yes\nappendfsync everysec\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\nrepl-timeout 5\n\
                  repl-backlog-size 16mb\nmaxmemory-policy noeviction\n",
                 address(member)
             );
@@ -179,7 +175,9 @@ impl Lab {
         let process = Process::start(command, &self.path(&format!("{member}.log")));
         std::fs::write(self.path(&format!("{member}.pid")), process.child.id().to_string()).unwrap();
         self.keep(member, process);
-        self.until("redis-server answers", || self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG")));
+        self.until("redis-server answers", || {
+            self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
+        });
     }
 
     pub(crate) fn start_arbiter(&self) {
@@ -289,9 +287,7 @@ impl Lab {
                 self.start_redis(member);
             }
             self.ask(member, &["CONFIG", "SET", "maxmemory", "0"]);
-            if self.ask(member, &["CONFIG", "GET", "min-replicas-to-write"]).ends_with("\r\n5\r\n") {
-                self.ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
-            }
+            self.want_no_replicas(member);
         }
         self.thaw("a");
         if !self.runs("a") {
@@ -299,6 +295,14 @@ impl Lab {
         }
         for node in NODES {
             self.thaw(node);
+        }
+    }
+
+    /// Takes back what the fault `PrimaryWantsReplicas` set; a fence that lies on top of it is lifted first.
+    fn want_no_replicas(&self, member: &str) {
+        let set = self.try_ask(member, &["CONFIG", "GET", "min-replicas-to-write"]);
+        if set.is_some_and(|answer| answer.ends_with("\r\n5\r\n")) {
+            self.ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
         }
     }
 
@@ -348,7 +352,7 @@ impl Lab {
         let items = list.as_array().or_else(|| list["incidents"].as_array()).expect("a list").clone();
         let mut all: Vec<Value> =
             items.iter().filter_map(|i| self.get(&format!("/v1/incidents/{}", i["id"].as_str()?))).collect();
-        all.sort_by(|a, b| a["id"].as_str().cmp(&b["id"].as_str()));
+        all.sort_by(|a, b| a["incident"]["id"].as_str().cmp(&b["incident"]["id"].as_str()));
         all
     }
 
@@ -362,14 +366,6 @@ impl Lab {
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    pub(crate) fn metric(&self, line: &str) -> Option<f64> {
-        let mut stream = UnixStream::connect(self.path("coroner.sock")).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
     }
 
     /// What the writers logged so far, judged.
@@ -396,13 +392,19 @@ impl Lab {
     /// Waits until another than `member` is primary in an epoch above `epoch`.
     pub(crate) fn moved(&self, member: &str, epoch: u64) {
         self.until(&format!("{member} is replaced"), || {
-            self.try_status().is_some_and(|s| s.epoch.0 > epoch && s.primary.as_ref().is_some_and(|p| p.as_str() != member))
+            self.try_status()
+                .is_some_and(|s| s.epoch.0 > epoch && s.primary.as_ref().is_some_and(|p| p.as_str() != member))
         });
     }
 
     /// What is missing until one primary serves, the pair is whole, and the arbiter could act again.
     fn missing(&self) -> Option<String> {
         let Some(status) = self.try_status() else { return Some("the arbiter does not answer".into()) };
+        for member in MEMBERS.iter().filter(|m| self.is_off(m) && status.incident.is_none()) {
+            // Switched off after the fault was over: a person goes there and switches it on.
+            self.power_on(member);
+            self.start_redis(member);
+        }
         if let Some(incident) = &status.incident {
             return Some(format!("incident {} is {}: {:?}", incident.id, incident.state, incident.state_reason));
         }
@@ -419,6 +421,7 @@ impl Lab {
         if let Some(node) = status.nodes.iter().find(|n| n.seen.is_none_or(|seen| seen > Duration::from_secs(1))) {
             return Some(format!("{node:?} does not report"));
         }
+        MEMBERS.iter().for_each(|member| self.want_no_replicas(member));
         let info = self.try_ask(standby, &["INFO", "replication"]).unwrap_or_default();
         if !info.contains("master_link_status:up") {
             return Some(format!("{standby} does not replicate"));
@@ -427,7 +430,6 @@ impl Lab {
             if status.blocking.iter().any(|g| g.guard.to_string() == "cooldown") {
                 // What an operator does after a failover: the next one may come.
                 self.coroner(&["incidents", "ack", "last", "--note", "seen in the lab"]);
-                self.acknowledged.set(self.acknowledged.get() + 1);
             }
             return Some(format!("not ready: {:?}", status.blocking));
         }
@@ -440,6 +442,11 @@ impl Lab {
         let watch = Stopwatch::start();
         while watch.elapsed() < LONG {
             why = self.missing();
+            if why.is_none() {
+                // A primary that was never asked is not known, and what is not known never dies.
+                sleep(Duration::from_millis(400));
+                why = self.missing();
+            }
             if why.is_none() {
                 return;
             }
@@ -515,7 +522,7 @@ table inet lab_power {
 }
 END
     touch "$off"
-    kill -KILL -- "-$(cat "@DIR@/$plug.pid")" 2>/dev/null
+    kill -s KILL -- "-$(cat "@DIR@/$plug.pid")" 2>/dev/null
     exit 0 ;;
   on) nsenter --net=@NS@$plug -- nft delete table inet lab_power; rm -f "$off"; exit 0 ;;
   status|monitor) [ -e "$off" ] && exit 2; exit 0 ;;

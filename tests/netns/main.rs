@@ -1,6 +1,8 @@
 //! A real pair of Redis servers, real nodes, real writers and the real arbiter in network namespaces, with faults.
 //! Needs root, redis-server, iproute2, nftables, util-linux.
 
+#![allow(clippy::unwrap_used, reason = "a lab that cannot be set up is a failed test")]
+
 mod checker;
 mod client;
 mod faults;
@@ -52,14 +54,15 @@ fn random_faults_never_show_two_primaries() {
     outages.sort();
     println!(
         "\n{count} faults with seed {seed}: {} moved; their outage: median {:?}, longest {:?}; {} acknowledged writes in \
-         {} epochs; overlap {:?}; {} violations",
+         {} epochs; overlap {:?}; {} violations; {} answers given in time that came late",
         outages.len(),
         outages.get(outages.len() / 2).copied().unwrap_or_default(),
         outages.last().copied().unwrap_or_default(),
         found.acks.len(),
         found.terms.len(),
         found.overlap,
-        found.violations.len()
+        found.violations.len(),
+        found.late
     );
     found.assert_clean();
     assert!(found.overlap < Duration::from_nanos(1));

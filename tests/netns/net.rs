@@ -38,9 +38,8 @@ impl Net {
         let prefix = format!("{PREFIX}{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let net = Self { prefix };
         let bridge = net.name("b");
-        let mut script = format!(
-            "ip netns add {bridge}\nip -n {bridge} link add br0 type bridge\nip -n {bridge} link set br0 up\n"
-        );
+        let mut script =
+            format!("ip netns add {bridge}\nip -n {bridge} link add br0 type bridge\nip -n {bridge} link set br0 up\n");
         for (host, address) in HOSTS {
             let name = net.name(host);
             script += &format!(
@@ -73,7 +72,13 @@ impl Net {
     /// The words that run a program on a host. It ends with the thread that started it.
     pub(crate) fn command(&self, host: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path(host).display())).args(["--", "setpriv", "--pdeathsig", "KILL", "--"]);
+        command.arg(format!("--net={}", self.path(host).display())).args([
+            "--",
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
+        ]);
         command
     }
 

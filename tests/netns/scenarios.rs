@@ -146,7 +146,7 @@ fn g5_the_primary_is_cut_from_its_nodes_and_switched_over() {
     NODES.iter().for_each(|node| lab.net.cut("m", node));
     lab.moved("m", 1);
     let incident = lab.incidents();
-    assert_eq!(incident[0]["kind"], "switchover");
+    assert_eq!(incident[0]["incident"]["kind"], "switchover");
     lab.heal();
     lab.whole();
     end(lab, &[0, 2]);
@@ -229,10 +229,10 @@ fn h10_a_node_that_does_not_follow_is_named() {
     lab.kill("m");
     lab.moved("m", 1);
     lab.until("the failover is over", || {
-        lab.incidents().iter().any(|i| i["kind"] == "failover" && i["state"] == "resolved")
+        lab.incidents().iter().any(|i| i["incident"]["kind"] == "failover" && i["incident"]["state"] == "resolved")
     });
     let incidents = lab.incidents();
-    let timeline = incidents[0]["timeline"].to_string();
+    let timeline = incidents[0]["incident"]["timeline"].to_string();
     assert!(timeline.contains("n3"), "{timeline}");
 }
 
@@ -262,6 +262,18 @@ fn the_fence_alone_without_a_second_level() {
     lab.freeze("m");
     lab.moved("m", 1);
     lab.thaw("m");
+    lab.whole();
+    end(lab, &[0, 2]);
+}
+
+#[test]
+fn a_healthy_primary_is_failed_over_by_hand() {
+    let Scene { lab, .. } = &lab();
+    // It takes writes from everybody up to the moment at which the fence stands.
+    let (ok, said) = lab.coroner(&["failover", "lab", "--yes", "--reason", "a drill"]);
+    assert!(ok, "{said}");
+    lab.moved("m", 1);
+    lab.heal();
     lab.whole();
     end(lab, &[0, 2]);
 }

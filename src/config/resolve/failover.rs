@@ -211,7 +211,13 @@ impl Resolver<'_> {
             };
             let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
             let deadline = self.span(&entry.value.modifiers.deadline, 5 * SECOND);
-            policies.push(MethodPolicy { label, deadline, best_proof: Proof::Nothing, only_for: Vec::new() });
+            policies.push(MethodPolicy {
+                label,
+                deadline,
+                best_proof: Proof::Nothing,
+                only_for: Vec::new(),
+                admits: false,
+            });
         }
         (policies, f.redirect.iter().map(|r| r.value.kind.clone()).collect())
     }

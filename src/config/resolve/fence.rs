@@ -88,7 +88,8 @@ impl Resolver<'_> {
             AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) => String::new(),
         };
         let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
-        MethodPolicy { label, deadline, best_proof: best_proof(fence), only_for }
+        let admits = matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
+        MethodPolicy { label, deadline, best_proof: best_proof(fence), only_for, admits }
     }
 
     /// A program's name, as it stands in the file: a secret has no place in a label.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::view::{Stream, View};
 use crate::model::{
-    Condition, Time, Truth,
+    Condition, Outcome, Time, Truth,
     policy::{SignalPolicy, Traffic},
 };
 
@@ -28,6 +28,12 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     fn fresh_for(&self) -> Duration {
         self.signal.fresh_for
+    }
+
+    /// The newest outcome, if it is fresh and was seen since the floor: what was seen before the arbiter's own
+    /// clock faltered, or of another primary's time, is no evidence any more.
+    fn fresh<'s>(&self, stream: &'s Stream) -> Option<(Time, &'s Outcome)> {
+        stream.fresh(self.now, self.fresh_for()).filter(|(at, _)| *at >= self.view.floor)
     }
 
     fn is_constant(&self) -> bool {
@@ -113,8 +119,7 @@ fn from_fresh_fact(
     on_failure: Truth,
     test: impl Fn(&crate::model::Fact) -> Option<bool>,
 ) -> Answer {
-    use crate::model::Outcome;
-    let Some((at, outcome)) = stream.fresh(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, outcome)) = context.fresh(stream) else { return Answer::UNKNOWN };
     let truth = match outcome {
         Outcome::Fact(fact) => test(fact).map_or(Truth::Unknown, Truth::of),
         Outcome::Failure(failure) if failure.kind.is_evidence() => on_failure,

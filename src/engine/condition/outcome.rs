@@ -15,7 +15,7 @@ pub(super) fn failing(stream: &Stream, context: &Context<'_>) -> Answer {
 }
 
 pub(super) fn failed_with(stream: &Stream, context: &Context<'_>, kind: FailureKind) -> Answer {
-    let Some((at, outcome)) = stream.fresh(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, outcome)) = context.fresh(stream) else { return Answer::UNKNOWN };
     let truth = match outcome {
         Outcome::Failure(failure) => Truth::of(failure.kind == kind),
         Outcome::Fact(_) => Truth::False,
@@ -26,7 +26,7 @@ pub(super) fn failed_with(stream: &Stream, context: &Context<'_>, kind: FailureK
 /// True when enough of the newest `of` outcomes are failures that count; false when even the outcomes that are
 /// neither could not make up the number. Too few outcomes are unknown, and so is a stream that dried up.
 pub(super) fn failing_of(stream: &Stream, context: &Context<'_>, failures: u32, of: u32) -> Answer {
-    let Some((at, _)) = stream.fresh(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, _)) = context.fresh(stream) else { return Answer::UNKNOWN };
     let of = of as usize;
     let newest = stream.recent.iter().rev().take(of);
     let failed = newest.clone().filter(|o| **o == Some(false)).count();
@@ -44,7 +44,7 @@ pub(super) fn failing_of(stream: &Stream, context: &Context<'_>, failures: u32, 
 
 /// One observer's part of `unreachable_by`: no connection, or no answer.
 pub(super) fn unreachable(stream: &Stream, context: &Context<'_>) -> Answer {
-    let Some((at, outcome)) = stream.fresh(context.now, context.fresh_for()) else {
+    let Some((at, outcome)) = context.fresh(stream) else {
         // What is pushed says by its absence that the way is cut, once it was heard at all.
         return if context.signal.kind == crate::model::policy::SignalKind::Heartbeat && stream.is_known() {
             super::silence::silent(stream, context, context.signal.fresh_for)
@@ -73,7 +73,13 @@ pub(super) fn describe(stream: &Stream, context: &Context<'_>) -> String {
         Outcome::Fact(fact) => words(fact),
     };
     let age = context.now.since(*at);
-    if age > context.fresh_for() { format!("{said}, but that is stale") } else { said }
+    if age > context.fresh_for() {
+        format!("{said}, but that is stale")
+    } else if *at < context.view.floor {
+        format!("{said}, but that was before all was looked at anew")
+    } else {
+        said
+    }
 }
 
 pub(super) fn describe_recent(stream: &Stream, context: &Context<'_>) -> String {

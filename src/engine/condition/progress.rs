@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::{Answer, Context, from_fresh_fact, stale_at};
 use crate::{
     engine::view::{Progress, Stream},
-    model::{Fact, Truth, time::human},
+    model::{Fact, Outcome, Truth, time::human},
 };
 
 /// Fresh answers whose counter has not moved. Without attempts a counter of arrivals has no reason to move, so the
 /// stall of arrivals counts like their silence.
 pub(super) fn stalled(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer {
-    let Some((at, _)) = stream.fresh_fact(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, Outcome::Fact(_))) = context.fresh(stream) else { return Answer::UNKNOWN };
     let Some((moved, _)) = &stream.progress else { return Answer::UNKNOWN };
     let moved = (*moved).max(context.view.floor);
     let stale = stale_at(at, context);

@@ -29,13 +29,14 @@ fn by_absence(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer
 /// traffic is constant, the silence counts from the first attempt that somebody is known to have made in it: no
 /// attempts is not silence.
 fn by_report(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer {
-    let Some((at, outcome)) = stream.fresh(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, outcome)) = context.fresh(stream) else { return Answer::UNKNOWN };
     let Outcome::Fact(Fact::Arrivals(report)) = outcome else { return Answer::UNKNOWN };
     let Some(since) = silence_began(at, report, context) else {
-        return if context.now.since(last_arrival(at, report, context)) < limit {
-            Answer::until(Truth::False, stale_at(at, context))
+        let (quiet, stale) = (last_arrival(at, report, context) + limit, stale_at(at, context));
+        return if context.now < quiet {
+            Answer::until(Truth::False, quiet.min(stale))
         } else {
-            Answer::until(Truth::Unknown, stale_at(at, context))
+            Answer::until(Truth::Unknown, stale)
         };
     };
     Answer::due(context.now, since + limit, Some(stale_at(at, context)))
@@ -43,7 +44,7 @@ fn by_report(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer 
 
 /// Everything that is asked for: no success for so long, and the asking goes on and fails with evidence.
 fn by_failure(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer {
-    let Some((at, outcome)) = stream.fresh(context.now, context.fresh_for()) else { return Answer::UNKNOWN };
+    let Some((at, outcome)) = context.fresh(stream) else { return Answer::UNKNOWN };
     match outcome {
         Outcome::Fact(_) => Answer::until(Truth::False, stale_at(at, context)),
         Outcome::Failure(failure) if !failure.kind.is_evidence() => {

@@ -1,0 +1,22 @@
+//! The decision: does this evidence give this verdict, because of this, and may it act on it?
+
+#[path = "../common/bench.rs"]
+mod bench;
+#[path = "../common/court.rs"]
+mod court;
+#[path = "../common/policy.rs"]
+mod policy;
+
+mod adoption;
+mod candidates;
+mod combining;
+mod guards;
+mod operator;
+mod outcomes;
+mod progress;
+mod silence;
+mod suspicion;
+mod time;
+mod values;
+mod verdicts;
+mod views;
