@@ -54,10 +54,10 @@ fn policy() -> Policy {
             _ => (format!("heartbeat: {{ phi_above: {} }}", n + 5), "ping: { failing: 5 of 5 }"),
         };
         let over_members = over_members.replace("{ role_is: unknown }", "{ lag_above: 1000000 }");
-        write!(
+        writeln!(
             text,
             "      - {{ name: rule {n}, when: {{ all: [{{ {over_nodes} }}, {{ {over_members} }}] }}, for: 30s, verdict: \
-             suspect, then: alert }}\n"
+             suspect, then: alert }}"
         )
         .unwrap();
     }

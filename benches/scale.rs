@@ -46,13 +46,13 @@ fn config(clusters: usize, port: u16, pull: bool) -> String {
              }\n      fourth: { push: { from: primary, every: 1s } }\n"
         };
         let and = if pull { "port: { failing: 3 of 5 }" } else { "third: { silent: 3s }" };
-        write!(
+        writeln!(
             text,
             "  c{n}:\n    mode: shadow\n    primary: a\n    members:\n      a: {{ address: \"{}\" }}\n      b: {{ address: \
              \"{}\" }}\n    nodes: [n]\n    signals:\n      heartbeat: {{ push: {{ from: primary, every: 1s }} }}\n      \
              arrivals: {{ push: {{ from: nodes, every: 1s }} }}\n{others}    death_rules:\n      - {{ name: silent, when: \
              {{ all: [{{ heartbeat: {{ silent: 10s }} }}, {{ arrivals: {{ silent: 5s }} }}, {{ {and} }}] }}, verdict: \
-             suspect, then: alert }}\n",
+             suspect, then: alert }}",
             address(n, 1, port),
             address(n, 2, port),
         )

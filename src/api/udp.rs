@@ -59,6 +59,7 @@ pub(super) async fn run(socket: UdpSocket, shared: Arc<Shared>) {
         }
         listener.refresh();
         let now = listener.shared.clock.elapsed();
+        let mut is_flood = true;
         for _ in 0..BATCH {
             match socket.try_recv_from(&mut buffer) {
                 Ok((length, from)) => {
@@ -67,13 +68,18 @@ pub(super) async fn run(socket: UdpSocket, shared: Arc<Shared>) {
                         let _ = socket.try_send_to(&echo, from);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    is_flood = false;
+                    break;
+                }
                 // An ICMP error of an earlier echo; it says nothing of the next datagram.
                 Err(_) => {}
             }
         }
         listener.flush();
-        tokio::task::yield_now().await;
+        if is_flood {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

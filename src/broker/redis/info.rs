@@ -57,7 +57,8 @@ impl Info {
         if role == Role::Standby {
             let link_up = field("master_link_status") == Some("up");
             info.position = number("slave_repl_offset").filter(|at| link_up || *at > 0);
-            info.received = number("slave_read_repl_offset").or(info.position);
+            // Where it does not know what it has applied, what it received is of a stream that it threw away.
+            info.received = info.position.and(number("slave_read_repl_offset").or(info.position));
             info.link_up = Some(link_up);
             info.last_io = number("master_last_io_seconds_ago").map(Duration::from_secs);
             info.priority = number("slave_priority").and_then(|n| u32::try_from(n).ok());
@@ -88,10 +89,11 @@ mod tests {
     #[test]
     fn a_standby_that_lost_its_place_has_no_position() {
         let standby = "role:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\nmaster_link_status:down\r\n\
-             master_last_io_seconds_ago:-1\r\nslave_repl_offset:0\r\nslave_priority:100\r\n\
+             master_last_io_seconds_ago:-1\r\nslave_read_repl_offset:0\r\nslave_repl_offset:0\r\nslave_priority:100\r\n\
              master_replid:8c6e\r\nmaster_replid2:0000\r\nmaster_repl_offset:77\r\nsecond_repl_offset:-1\r\n";
         let info = Info::parse(standby).unwrap();
         assert_eq!((info.role, info.position, info.link_up), (Role::Standby, None, Some(false)));
+        assert_eq!(info.received, None, "a candidate would wait in vain to apply it");
         assert_eq!((info.last_io, info.follows.as_deref()), (None, Some("10.0.0.1:6379")));
         assert_eq!((info.replid2, info.promoted_at), (None, None));
         let up = standby.replace("down", "up").replace("slave_repl_offset:0", "slave_repl_offset:41");
