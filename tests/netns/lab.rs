@@ -495,9 +495,9 @@ pub(crate) fn other(member: &str) -> &'static str {
     if member == "m" { "s" } else { "m" }
 }
 
-/// Checks the lab's file with the checker of the command line.
-pub(crate) fn check_file(path: &Path) -> String {
-    run(env!("CARGO_BIN_EXE_coroner"), &["check", path.to_str().unwrap()], "")
+/// Checks a file with the checker of the command line, which has to be content.
+pub(crate) fn check_file(path: &Path) {
+    run(env!("CARGO_BIN_EXE_coroner"), &["check", path.to_str().unwrap()], "");
 }
 
 /// The way to a member's host that does not depend on the service's network, as a management network has it.
