@@ -58,8 +58,12 @@ fn a_heartbeat_without_its_echo_is_not_heard() {
 fn what_was_heard_in_an_earlier_life_counts_from_the_start() {
     let mut cluster = bare(&["a", "b"]);
     cluster.signals.insert("s".into(), heartbeat());
-    cluster.rules =
-        vec![rule("r", is("s", Condition::Silent(secs(10))), coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert)];
+    cluster.rules = vec![rule(
+        "r",
+        is("s", Condition::Silent(secs(10))),
+        coroner::model::Verdict::Dead,
+        coroner::model::rule::Reaction::Alert,
+    )];
     let state = ClusterState {
         cluster: "orders".into(),
         epoch: Epoch(3),
@@ -156,8 +160,11 @@ fn the_first_count_of_a_sender_is_no_attempt() {
 /// P27, P28: over nodes, those that are themselves silent might be on either side.
 #[test]
 fn a_majority_of_nodes_is_counted_over_all_that_are_configured() {
-    let policy =
-        SignalPolicy { traffic: Traffic::Constant, fresh_for: secs(3), ..signal(SignalKind::Arrivals, nodes(&["n1", "n2", "n3"]), Subjects::Service) };
+    let policy = SignalPolicy {
+        traffic: Traffic::Constant,
+        fresh_for: secs(3),
+        ..signal(SignalKind::Arrivals, nodes(&["n1", "n2", "n3"]), Subjects::Service)
+    };
     let when = || observers(Count::Majority, "s", Condition::Silent(secs(5)));
     // Seconds since the last arrival at each node, as it says; None: the node is silent itself.
     let table = [
@@ -228,4 +235,21 @@ fn what_the_policy_does_not_name_is_dropped() {
     court.sees("s", Observer::Member("x".into()), Some("x"), beat());
     court.at(secs(60));
     assert_eq!(court.truth(), Unknown);
+}
+
+/// A primary that was just promoted, or adopted, may freeze before the first look at it succeeded. That another signal
+/// has heard it is enough to call it silent; before, it was watched for ever and never failed over.
+#[test]
+fn a_new_primary_that_freezes_at_once_is_silent_if_anything_was_ever_heard_of_it() {
+    let mut cluster = bare(&["a", "b"]);
+    cluster.signals.insert("s".into(), signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary));
+    cluster.signals.insert("other".into(), signal(SignalKind::Check, Observers::Arbiter, Subjects::Members));
+    let when = is("s", Condition::Silent(secs(2)));
+    cluster.rules = vec![rule("r", when, coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert)];
+    let mut court = Court::of(cluster);
+    court.sees("other", Observer::Arbiter, Some("b"), Outcome::Fact(ok()));
+    court.at(secs(3)).failure(FailureKind::TimedOut);
+    assert_eq!(court.truth(), Unknown, "of somebody else it says nothing");
+    court.sees("other", Observer::Arbiter, Some("a"), Outcome::Fact(ok()));
+    assert_eq!(court.truth(), True);
 }
