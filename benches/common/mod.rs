@@ -18,7 +18,8 @@ use coroner::sys::clock::Stopwatch;
 /// Prints a row: median, p99 and maximum of the samples.
 pub fn row(what: &str, mut samples: Vec<Duration>) {
     samples.sort();
-    let at = |share: usize| samples[(samples.len() - 1) * share / 100];
+    // The nearest rank: of 20 samples, the p99 is the largest.
+    let at = |share: usize| samples[(samples.len() * share).div_ceil(100) - 1];
     println!(
         "{what:<58} median {:>10}   p99 {:>10}   max {:>10}   ({} samples)",
         human(at(50)),
