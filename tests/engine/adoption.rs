@@ -60,7 +60,9 @@ fn two_that_claim_it_are_nobody() {
     says(&mut court, "c", role(Role::Primary, 5));
     says(&mut court, "b", role(Role::Standby, 5));
     assert_eq!(primary(&court).0, None);
-    assert!(court.told.iter().any(|n| matches!(n, Notice::TwoPrimaries { members, now: true, .. } if members.len() == 2)));
+    assert!(
+        court.told.iter().any(|n| matches!(n, Notice::TwoPrimaries { members, now: true, .. } if members.len() == 2))
+    );
     // One of them is gone: once what it said is stale, it is clear.
     court.at(secs(1));
     says(&mut court, "c", role(Role::Primary, 5));

@@ -10,7 +10,7 @@ use coroner::model::{
 
 use crate::{
     court::Court,
-    policy::{NS, all, any, at_least, bare, held, is, ms, not, observers, rule, secs, signal, within},
+    policy::{NS, all, any, at_least, bare, held, is, not, observers, rule, secs, signal, within},
 };
 
 /// Signals x, y, z that are true, false or unknown as asked.

@@ -2,11 +2,7 @@
 
 use coroner::model::{
     ClusterPolicy, Command, Condition, Effect, Event, Fact, FenceHealth, Mode, Notice, Observation, Observer, Outcome,
-    Policy, Proof, Rule, Verdict,
-    command::CommandErrorCode,
-    explain::Guard,
-    policy::Rejoin,
-    record::Recovered,
+    Policy, Proof, Rule, Verdict, command::CommandErrorCode, explain::Guard, policy::Rejoin, record::Recovered,
     rule::Reaction,
 };
 
@@ -43,14 +39,18 @@ fn blocks_then_ends(mut bench: Bench, guard: Guard, words: &str, end: impl FnOnc
     let why = reason(&bench, guard).unwrap_or_else(|| panic!("{guard} does not block\n{}", bench.story()));
     assert!(why.contains(words), "{why}");
     assert!(bench.done.is_empty(), "{guard}: {:?}", bench.done);
-    let blocked = |n: &&Notice| matches!(n, Notice::ActBlocked { guards, .. } if guards.iter().any(|(g, _)| *g == guard));
+    let blocked =
+        |n: &&Notice| matches!(n, Notice::ActBlocked { guards, .. } if guards.iter().any(|(g, _)| *g == guard));
     assert_eq!(bench.notices().filter(blocked).count(), 1, "{guard} is told once");
     let least = bench.engine.why_not(bench.now, &"orders".into()).unwrap();
     assert!(!least.ready);
     assert!(least.least_change.contains("these guards stand against it") && least.least_change.contains(words));
     end(&mut bench);
     bench.run_until(secs(60), "it is done", promoted);
-    assert!(bench.notices().any(|n| matches!(n, Notice::ActBlocked { guards, .. } if guards.is_empty())), "told as over");
+    assert!(
+        bench.notices().any(|n| matches!(n, Notice::ActBlocked { guards, .. } if guards.is_empty())),
+        "told as over"
+    );
     bench
 }
 
@@ -134,7 +134,9 @@ fn no_candidate() {
         bench.notices().any(|n| matches!(n, Notice::GuardChanged { guard: Guard::NoCandidate, blocks: true, .. })),
         "told before it matters"
     );
-    blocks_then_ends(bench, Guard::NoCandidate, "no standby is fit: b: it last told its role", |bench| bench.revive("b"));
+    blocks_then_ends(bench, Guard::NoCandidate, "no standby is fit: b: it last told its role", |bench| {
+        bench.revive("b")
+    });
     let court = Court::of(bare(&["a"]));
     let guards = court.why_not().guards;
     assert!(guards.iter().any(|g| g.guard == Guard::NoCandidate && g.reason == "there is no standby"));
@@ -239,7 +241,8 @@ fn storm() {
             );
             cluster.signals.insert("s".into(), signal);
             cluster.rules = vec![rule("down", not(is("s", Condition::Ok)), Verdict::Dead, Reaction::Failover)];
-            cluster.rules[0].when = crate::policy::observers(coroner::model::rule::Count::Number(1), "s", Condition::Failing);
+            cluster.rules[0].when =
+                crate::policy::observers(coroner::model::rule::Count::Number(1), "s", Condition::Failing);
             cluster.failover.candidate_fresh_for = secs(60);
             cluster
         };
@@ -293,7 +296,11 @@ fn approval_is_a_person() {
         bench.run_for(secs(10));
         assert!(reason(&bench, Guard::Approval).unwrap().contains(&format!("mode is {mode}")));
         assert!(bench.done.is_empty());
-        assert_eq!(bench.engine.why(bench.now, &"orders".into()).unwrap().verdict, Verdict::Dead, "judged all the same");
+        assert_eq!(
+            bench.engine.why(bench.now, &"orders".into()).unwrap().verdict,
+            Verdict::Dead,
+            "judged all the same"
+        );
         bench.ask_later(failover(Vec::new()));
         bench.run_until(secs(30), "a person's word is the approval", promoted);
     }
@@ -340,7 +347,15 @@ fn some_guards_may_be_skipped_and_some_never() {
     let skippable: Vec<Guard> = Guard::ALL.into_iter().filter(|g| g.may_be_skipped()).collect();
     assert_eq!(
         skippable,
-        [Guard::Paused, Guard::HeldByRule, Guard::Isolated, Guard::Cooldown, Guard::Budget, Guard::Storm, Guard::Approval]
+        [
+            Guard::Paused,
+            Guard::HeldByRule,
+            Guard::Isolated,
+            Guard::Cooldown,
+            Guard::Budget,
+            Guard::Storm,
+            Guard::Approval
+        ]
     );
     for guard in Guard::ALL.into_iter().filter(|g| !g.may_be_skipped()) {
         let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
@@ -385,4 +400,20 @@ fn guards_are_told_when_they_begin_and_when_they_end() {
         })
         .collect();
     assert_eq!(told, [(Guard::NoCandidate, true), (Guard::NoCandidate, false)]);
+}
+
+/// A rejoin asked for by a person waits for what keeps two primaries apart, too.
+#[test]
+fn a_rejoin_by_hand_is_blocked_while_the_arbiter_distrusts_itself() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.rejoin = Rejoin::Ask;
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(30), "failed over", |b| b.is_over() && b.store.state().primary == Some("b".into()));
+    bench.revive("a");
+    bench.run_for(secs(2));
+    bench.event(Event::RanLate { by: secs(3), detail: "late".into() });
+    let refused = bench.ask(Command::Rejoin { cluster: "orders".into(), member: "a".into() }).unwrap().unwrap_err();
+    assert_eq!(refused.code, CommandErrorCode::Blocked);
+    assert!(refused.text.contains("tilt: late"), "{refused}");
 }

@@ -28,7 +28,13 @@ fn refused(bench: &mut Bench, command: Command, code: CommandErrorCode, words: &
 }
 
 fn failover(to: Option<&str>) -> Command {
-    Command::Failover { cluster: orders(), to: to.map(Into::into), reason: "x".into(), accept_loss: false, skip_guards: vec![] }
+    Command::Failover {
+        cluster: orders(),
+        to: to.map(Into::into),
+        reason: "x".into(),
+        accept_loss: false,
+        skip_guards: vec![],
+    }
 }
 
 fn adopt(primary: &str) -> Command {
@@ -65,7 +71,12 @@ fn what_makes_no_sense_now_is_refused() {
     bench.script("fence a 0.0", &[Script::Slow(secs(1))]);
     bench.kill("a");
     bench.run_until(secs(10), "the fence began", |b| b.done.len() == 1);
-    refused(&mut bench, Command::Continue { cluster: orders(), accept_loss: false }, WrongState, "is not held: it is fencing");
+    refused(
+        &mut bench,
+        Command::Continue { cluster: orders(), accept_loss: false },
+        WrongState,
+        "is not held: it is fencing",
+    );
     refused(&mut bench, confirm(), WrongState, "is not held");
     refused(&mut bench, adopt("b"), WrongState, "let it end first");
     bench.run_until(secs(30), "it is over", Bench::is_over);
@@ -104,7 +115,12 @@ fn a_named_candidate_is_taken_or_refused_with_its_reason() {
 #[test]
 fn pause_and_resume() {
     let mut bench = bench();
-    let pause = |owner: &str| Command::Pause { cluster: Some(orders()), owner: owner.into(), reason: "work".into(), for_: Some(secs(60)) };
+    let pause = |owner: &str| Command::Pause {
+        cluster: Some(orders()),
+        owner: owner.into(),
+        reason: "work".into(),
+        for_: Some(secs(60)),
+    };
     assert_eq!(bench.ask(pause("")).unwrap().unwrap().text, "orders is paused");
     assert_eq!(bench.store.state().pause.as_ref().unwrap().owner, "ann", "who asked");
     bench.ask(pause("ops")).unwrap().unwrap();

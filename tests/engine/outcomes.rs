@@ -1,10 +1,9 @@
 //! `ok`, `failing`, `failing: k of n`, `failed_with`, `unreachable_by`.
 
 use coroner::model::{
-    Condition, FailureKind,
+    Condition, Failure, FailureKind, Outcome,
     Truth::{self, False, True, Unknown},
     observation::Observer,
-    Outcome, Failure,
     policy::{Observers, SignalKind, SignalPolicy, Subjects},
     rule::Count,
 };
@@ -44,7 +43,12 @@ fn the_newest_outcome_decides() {
         (F::Local, [Unknown, Unknown, False, Unknown]),
     ];
     let conditions = || {
-        [Condition::Ok, Condition::Failing, Condition::FailedWith(F::Refused), Condition::UnreachableBy(Count::Majority)]
+        [
+            Condition::Ok,
+            Condition::Failing,
+            Condition::FailedWith(F::Refused),
+            Condition::UnreachableBy(Count::Majority),
+        ]
     };
     for (kind, expected) in kinds {
         for (condition, expected) in conditions().into_iter().zip(expected) {
@@ -162,10 +166,8 @@ fn unreachable_by_counts_observers() {
 /// A heartbeat that stays away says that the way is cut, once it was heard at all.
 #[test]
 fn a_heartbeat_that_stays_away_is_unreachable() {
-    let policy = SignalPolicy {
-        fresh_for: secs(3),
-        ..signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary)
-    };
+    let policy =
+        SignalPolicy { fresh_for: secs(3), ..signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary) };
     let mut court = Court::about(policy, is("s", Condition::UnreachableBy(Count::Number(1))));
     court.at(secs(60));
     assert_eq!(court.truth(), Unknown, "never heard");

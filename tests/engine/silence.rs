@@ -58,8 +58,12 @@ fn a_heartbeat_without_its_echo_is_not_heard() {
 fn what_was_heard_in_an_earlier_life_counts_from_the_start() {
     let mut cluster = bare(&["a", "b"]);
     cluster.signals.insert("s".into(), heartbeat());
-    cluster.rules =
-        vec![rule("r", is("s", Condition::Silent(secs(10))), coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert)];
+    cluster.rules = vec![rule(
+        "r",
+        is("s", Condition::Silent(secs(10))),
+        coroner::model::Verdict::Dead,
+        coroner::model::rule::Reaction::Alert,
+    )];
     let state = ClusterState {
         cluster: "orders".into(),
         epoch: Epoch(3),
@@ -156,8 +160,11 @@ fn the_first_count_of_a_sender_is_no_attempt() {
 /// P27, P28: over nodes, those that are themselves silent might be on either side.
 #[test]
 fn a_majority_of_nodes_is_counted_over_all_that_are_configured() {
-    let policy =
-        SignalPolicy { traffic: Traffic::Constant, fresh_for: secs(3), ..signal(SignalKind::Arrivals, nodes(&["n1", "n2", "n3"]), Subjects::Service) };
+    let policy = SignalPolicy {
+        traffic: Traffic::Constant,
+        fresh_for: secs(3),
+        ..signal(SignalKind::Arrivals, nodes(&["n1", "n2", "n3"]), Subjects::Service)
+    };
     let when = || observers(Count::Majority, "s", Condition::Silent(secs(5)));
     // Seconds since the last arrival at each node, as it says; None: the node is silent itself.
     let table = [
@@ -228,4 +235,18 @@ fn what_the_policy_does_not_name_is_dropped() {
     court.sees("s", Observer::Member("x".into()), Some("x"), beat());
     court.at(secs(60));
     assert_eq!(court.truth(), Unknown);
+}
+
+/// Looking at arrivals failed: the node says nothing, which is no silence.
+#[test]
+fn a_failed_look_at_a_node_is_no_silence() {
+    use coroner::model::Failure;
+    let mut court = Court::about(arrivals(Traffic::Constant), is("s", Condition::Silent(secs(5))));
+    court.report("n1", arrived(7, None, None)).at(secs(6));
+    let failure = Failure::new(FailureKind::Refused, "x");
+    court.report("n1", arrived(7, None, None));
+    assert_eq!(court.truth(), True);
+    court.sees("s", Observer::Node("n1".into()), None, Outcome::Failure(failure));
+    assert_eq!(court.truth(), Unknown);
+    assert_eq!(court.tree().seen, "refused: x");
 }

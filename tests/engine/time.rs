@@ -102,9 +102,7 @@ fn a_jump_of_the_wall_clock_changes_no_decision() {
         let mut court = ping(Condition::Ok);
         let pause = Command::Pause { cluster: None, owner: "ann".into(), reason: "x".into(), for_: Some(secs(60)) };
         court.event(Event::Commanded { by: Operator("ann".into()), command: pause, reply_to: 1 });
-        let paused = |court: &Court| {
-            court.why_not().guards.into_iter().any(|g| g.guard == Guard::Paused && g.blocks)
-        };
+        let paused = |court: &Court| court.why_not().guards.into_iter().any(|g| g.guard == Guard::Paused && g.blocks);
         assert!(paused(&court));
         let anchor = WallAnchor { boot: OPENS, unix_ms: ANCHOR.unix_ms + jump_ms };
         court.event(Event::WallClockRead(anchor));
@@ -155,13 +153,21 @@ fn court() -> Court {
         (s.fresh_for, s.every, s.traffic) = (fresh, ms(200), Traffic::Attempted);
         s
     };
-    cluster.signals.insert("ping".into(), with(signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary), ms(450)));
-    cluster.signals.insert("beat".into(), with(signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary), ms(600)));
-    cluster.signals.insert("arrivals".into(), with(signal(SignalKind::Arrivals, nodes(&["n1"]), Subjects::Service), ms(800)));
+    cluster
+        .signals
+        .insert("ping".into(), with(signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary), ms(450)));
+    cluster
+        .signals
+        .insert("beat".into(), with(signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary), ms(600)));
+    cluster
+        .signals
+        .insert("arrivals".into(), with(signal(SignalKind::Arrivals, nodes(&["n1"]), Subjects::Service), ms(800)));
     cluster.rules = rules()
         .into_iter()
         .enumerate()
-        .map(|(i, when)| rule(&format!("r{i}"), when, coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert))
+        .map(|(i, when)| {
+            rule(&format!("r{i}"), when, coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert)
+        })
         .collect();
     Court::of(cluster)
 }
@@ -170,9 +176,15 @@ fn see(court: &mut Court, seen: &Seen) {
     let a = Some("a");
     match seen {
         Seen::Ok => court.sees("ping", Observer::Arbiter, a, Outcome::Fact(ok())),
-        Seen::Fail => court.sees("ping", Observer::Arbiter, a, Outcome::Failure(Failure::new(FailureKind::TimedOut, ""))),
-        Seen::NoEvidence => court.sees("ping", Observer::Arbiter, a, Outcome::Failure(Failure::new(FailureKind::Tls, ""))),
-        Seen::Beat => court.sees("beat", Observer::Member("a".into()), a, Outcome::Fact(Fact::Beat { seq: 1, echoed: true })),
+        Seen::Fail => {
+            court.sees("ping", Observer::Arbiter, a, Outcome::Failure(Failure::new(FailureKind::TimedOut, "")))
+        }
+        Seen::NoEvidence => {
+            court.sees("ping", Observer::Arbiter, a, Outcome::Failure(Failure::new(FailureKind::Tls, "")))
+        }
+        Seen::Beat => {
+            court.sees("beat", Observer::Member("a".into()), a, Outcome::Fact(Fact::Beat { seq: 1, echoed: true }))
+        }
         Seen::Report { age_s, attempted } => {
             let report = arrived(7, Some(ms(age_s * 100)), Some(*attempted));
             court.sees("arrivals", Observer::Node("n1".into()), None, Outcome::Fact(Fact::Arrivals(report)))
@@ -205,7 +217,7 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// The engine is woken in time for every change: looking every millisecond sees nothing that jumping from wake to
     /// wake does not see at the same moment.

@@ -49,7 +49,10 @@ fn the_worst_that_is_true_is_believed() {
             _ => None,
         })
         .collect();
-    assert_eq!(changes, [(Unknown, Alive), (Alive, Suspect), (Suspect, Gray), (Gray, Dead), (Dead, Suspect), (Suspect, Alive)]);
+    assert_eq!(
+        changes,
+        [(Unknown, Alive), (Alive, Suspect), (Suspect, Gray), (Gray, Dead), (Dead, Suspect), (Suspect, Alive)]
+    );
     // Of two that say the same, the first of the file decides.
     let mut court = three([Gray, Gray, Gray], [None; 3]);
     fire(&mut court, "y", true);
@@ -99,7 +102,15 @@ fn an_open_incident_keeps_its_policy() {
     bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(
         bench.done,
-        ["fence a 0.0", "forbidden write 0", "fence a 1.0", "forbidden write 1", "catch up b", "promote b", "redirect 0"]
+        [
+            "fence a 0.0",
+            "forbidden write 0",
+            "fence a 1.0",
+            "forbidden write 1",
+            "catch up b",
+            "promote b",
+            "redirect 0"
+        ]
     );
     assert_eq!(bench.store.newest().unwrap().0.policy_hash, "abc123");
     assert!(bench.notices().any(|n| matches!(n, Notice::Own { what, ok: true, .. } if what == "policy")));
@@ -145,8 +156,7 @@ fn clusters_come_and_go() {
     };
     let mut court = Court::over(policy(vec![named("one"), named("two")]), Default::default());
     court.event(Event::PolicyLoaded(Box::new(policy(vec![named("two"), named("three")]))));
-    let names: Vec<String> =
-        court.engine.status(court.now).clusters.iter().map(|c| c.cluster.to_string()).collect();
+    let names: Vec<String> = court.engine.status(court.now).clusters.iter().map(|c| c.cluster.to_string()).collect();
     assert_eq!(names, ["three", "two"]);
     assert!(court.engine.why(court.now, &"one".into()).is_none());
     assert_eq!(court.engine.primaries().iter().filter(|p| p.primary.is_some()).count(), 2);

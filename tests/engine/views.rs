@@ -25,7 +25,10 @@ fn status_of_a_quiet_cluster() {
     assert!(cluster.blocking.is_empty() && cluster.incident.is_none());
     assert!(cluster.verdict_since > secs(1));
     let [a, b] = cluster.members.as_slice() else { panic!("two members") };
-    assert_eq!((a.role, a.claims, b.role, b.claims), (Role::Primary, Some(Role::Primary), Role::Standby, Some(Role::Standby)));
+    assert_eq!(
+        (a.role, a.claims, b.role, b.claims),
+        (Role::Primary, Some(Role::Primary), Role::Standby, Some(Role::Standby))
+    );
     assert_eq!(b.address, "10.0.0.12:6379");
     assert!(a.position.is_some() && a.seen.unwrap() <= ms(500) && !a.quarantined);
     assert_eq!(cluster.nodes.len(), 3);
@@ -93,7 +96,12 @@ fn the_least_change_is_the_shortest_way_to_act() {
     assert_eq!(one.why_not().rules.len(), 1);
 
     let mut one = court(all(vec![ping(), tcp()]), Reaction::Failover);
-    one.sees("tcp", Observer::Node("n1".into()), Some("a"), Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")));
+    one.sees(
+        "tcp",
+        Observer::Node("n1".into()),
+        Some("a"),
+        Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")),
+    );
     let text = one.why_not().least_change;
     assert!(text.contains("ping failing (never heard of) and tcp failing [n2] (never heard of);"), "{text}");
 
@@ -105,12 +113,22 @@ fn the_least_change_is_the_shortest_way_to_act() {
     assert_eq!(text.matches("never heard of").count(), 2, "{text}");
 
     let mut one = court(not(ping()), Reaction::Failover);
-    one.sees("ping", Observer::Arbiter, Some("a"), Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")));
+    one.sees(
+        "ping",
+        Observer::Arbiter,
+        Some("a"),
+        Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")),
+    );
     let text = one.why_not().least_change;
     assert!(text.contains("ping failing (refused: x)"), "{text}");
 
     let mut one = court(held(ping(), secs(60)), Reaction::Failover);
-    one.sees("ping", Observer::Arbiter, Some("a"), Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")));
+    one.sees(
+        "ping",
+        Observer::Arbiter,
+        Some("a"),
+        Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")),
+    );
     let text = one.why_not().least_change;
     assert!(text.contains("ping failing (for 1m)"), "{text}");
 
@@ -120,9 +138,18 @@ fn the_least_change_is_the_shortest_way_to_act() {
 #[test]
 fn why_not_of_a_rule_that_holds() {
     let mut one = court(ping(), Reaction::Failover);
-    one.sees("ping", Observer::Arbiter, Some("a"), Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")));
+    one.sees(
+        "ping",
+        Observer::Arbiter,
+        Some("a"),
+        Outcome::Failure(coroner::model::Failure::new(FailureKind::Refused, "x")),
+    );
     let why_not = one.why_not();
-    assert!(why_not.least_change.starts_with("the rule “r” holds; these guards stand against it: "), "{}", why_not.least_change);
+    assert!(
+        why_not.least_change.starts_with("the rule “r” holds; these guards stand against it: "),
+        "{}",
+        why_not.least_change
+    );
     assert!(why_not.rules.is_empty() && !why_not.ready);
     let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
     bench.run_for(secs(1));
@@ -166,7 +193,12 @@ fn signals_show_every_stream_and_those_that_are_silent() {
     let report = Arrivals { received: 9, last_age: Some(secs(1)), ..Arrivals::default() };
     court.sees("arrivals", Observer::Node("n1".into()), None, Outcome::Fact(Fact::Arrivals(report)));
     court.at(ms(1)).failure(FailureKind::TimedOut);
-    court.sees("ping", Observer::Arbiter, a, Outcome::Failure(coroner::model::Failure::new(FailureKind::TimedOut, "x")));
+    court.sees(
+        "ping",
+        Observer::Arbiter,
+        a,
+        Outcome::Failure(coroner::model::Failure::new(FailureKind::TimedOut, "x")),
+    );
     court.at(ms(101));
     let signals = court.engine.signals(court.now, &"orders".into()).unwrap();
     let of = |name: &str| signals.iter().find(|s| s.signal == name.into()).unwrap().clone();
