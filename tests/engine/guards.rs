@@ -401,3 +401,19 @@ fn guards_are_told_when_they_begin_and_when_they_end() {
         .collect();
     assert_eq!(told, [(Guard::NoCandidate, true), (Guard::NoCandidate, false)]);
 }
+
+/// A rejoin asked for by a person waits for what keeps two primaries apart, too.
+#[test]
+fn a_rejoin_by_hand_is_blocked_while_the_arbiter_distrusts_itself() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.rejoin = Rejoin::Ask;
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(30), "failed over", |b| b.is_over() && b.store.state().primary == Some("b".into()));
+    bench.revive("a");
+    bench.run_for(secs(2));
+    bench.event(Event::RanLate { by: secs(3), detail: "late".into() });
+    let refused = bench.ask(Command::Rejoin { cluster: "orders".into(), member: "a".into() }).unwrap().unwrap_err();
+    assert_eq!(refused.code, CommandErrorCode::Blocked);
+    assert!(refused.text.contains("tilt: late"), "{refused}");
+}

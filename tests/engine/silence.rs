@@ -253,3 +253,17 @@ fn a_new_primary_that_freezes_at_once_is_silent_if_anything_was_ever_heard_of_it
     court.sees("other", Observer::Arbiter, Some("a"), Outcome::Fact(ok()));
     assert_eq!(court.truth(), True);
 }
+
+/// Looking at arrivals failed: the node says nothing, which is no silence.
+#[test]
+fn a_failed_look_at_a_node_is_no_silence() {
+    use coroner::model::Failure;
+    let mut court = Court::about(arrivals(Traffic::Constant), is("s", Condition::Silent(secs(5))));
+    court.report("n1", arrived(7, None, None)).at(secs(6));
+    let failure = Failure::new(FailureKind::Refused, "x");
+    court.report("n1", arrived(7, None, None));
+    assert_eq!(court.truth(), True);
+    court.sees("s", Observer::Node("n1".into()), None, Outcome::Failure(failure));
+    assert_eq!(court.truth(), Unknown);
+    assert_eq!(court.tree().seen, "refused: x");
+}

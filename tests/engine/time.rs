@@ -217,7 +217,7 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// The engine is woken in time for every change: looking every millisecond sees nothing that jumping from wake to
     /// wake does not see at the same moment.

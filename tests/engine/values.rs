@@ -166,3 +166,30 @@ fn nobody_to_ask_is_unknown() {
         assert_eq!(Court::of(cluster.clone()).truth(), Unknown);
     }
 }
+
+/// A signal about one member is about it, whatever its role.
+#[test]
+fn a_signal_about_one_member_is_about_no_other() {
+    use coroner::model::{Observer, Outcome};
+    let policy = || signal(SignalKind::Check, Observers::Arbiter, Subjects::Member("b".into()));
+    let mut court = Court::about(policy(), is("s", Condition::Ok));
+    court.fact(ok());
+    assert_eq!(court.truth(), Unknown, "`a` is not asked for");
+    court.sees("s", Observer::Arbiter, Some("b"), Outcome::Fact(ok()));
+    assert_eq!(court.truth(), True);
+    assert_eq!(court.tree().subject.as_deref(), Some("b"));
+    // A rule about a signal that is not there knows nothing.
+    let mut court = Court::about(policy(), is("gone", Condition::Ok));
+    assert_eq!(court.truth(), Unknown);
+    assert!(court.at(secs(2)).tree().children.is_empty());
+}
+
+/// Without a position there is nothing that could stall, and what is shown is the newest outcome.
+#[test]
+fn a_role_without_a_position_cannot_stall() {
+    let policy = signal(SignalKind::Role, Observers::Arbiter, Subjects::Primary);
+    let mut court = Court::about(policy, is("s", Condition::Stalled(secs(1))));
+    court.fact(Fact::Role(RoleReport { position: None, ..role(Role::Primary, 0) })).at(ms(1200));
+    assert_eq!(court.truth(), Unknown);
+    assert_eq!(court.tree().seen, "says it is primary");
+}

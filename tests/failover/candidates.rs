@@ -295,3 +295,17 @@ fn nothing_spins_while_a_redirect_outlasts_the_time_for_following() {
         assert!(wakes < 2_000, "woken {wakes} times by {before}");
     }
 }
+
+/// Where no node reports, nobody is waited for.
+#[test]
+fn without_nodes_that_report_it_ends_with_the_redirect() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.nodes.clear();
+    cluster.signals.remove("arrivals");
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(30), "it is over", Bench::is_over);
+    let (incident, _) = bench.store.newest().unwrap();
+    assert!(incident.timeline.iter().any(|t| t.text == "no node reports whom it follows"));
+    assert_eq!(bench.done.last().map(String::as_str), Some("redirect 0"));
+}
