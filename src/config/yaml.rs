@@ -398,7 +398,9 @@ mod tests {
             let list = vec![format!("*a{}", i - 1); 10].join(", ");
             bomb += &format!("a{i}: &a{i} [{list}]\n");
         }
-        assert_eq!(read(&bomb).1, ["6:14 the aliases of this file expand to too much"]);
+        let mistakes = read(&bomb).1;
+        let [only] = mistakes.as_slice() else { panic!("{mistakes:?}") };
+        assert!(only.starts_with("6:") && only.ends_with("the aliases of this file expand to too much"), "{only}");
         assert!(read("a: &a [*a]\n").1[0].contains("itself"), "{:?}", read("a: &a [*a]\n").1);
     }
 
