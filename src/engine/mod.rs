@@ -39,8 +39,6 @@ use crate::model::{
     status::{PrimaryView, SignalStatus, Status, Why, WhyNot},
 };
 
-pub use self::status::brief;
-
 /// The decision.
 #[derive(Clone, Debug)]
 pub struct Engine {

@@ -52,7 +52,7 @@ impl Cluster {
             pause: self.state.pause.clone(),
             members: members.collect(),
             nodes: nodes.collect(),
-            incident: self.incident().map(brief),
+            incident: self.incident().map(IncidentBrief::from),
         }
     }
 
@@ -138,24 +138,6 @@ impl Cluster {
         let primary = self.state.primary.clone();
         let address = primary.as_ref().and_then(|p| self.policy.member(p)).map(|m| m.address.clone());
         PrimaryView { cluster: self.policy.name.clone(), epoch: self.state.primary_epoch, primary, address }
-    }
-}
-
-/// An incident in one line.
-#[must_use]
-pub fn brief(incident: &crate::model::Incident) -> IncidentBrief {
-    IncidentBrief {
-        id: incident.id.clone(),
-        cluster: incident.cluster.clone(),
-        kind: incident.kind,
-        state: incident.state,
-        state_reason: incident.state_reason.clone(),
-        opened_unix_ms: incident.anchor.unix_ms_at(incident.opened),
-        closed_unix_ms: incident.closed.map(|at| incident.anchor.unix_ms_at(at)),
-        old_primary: incident.old_primary.clone(),
-        candidate: incident.candidate.clone(),
-        epoch: incident.epoch,
-        acknowledged: incident.acknowledged.is_some(),
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClusterName, Epoch, IncidentId, MemberName, Mode, NodeName, Role, RuleName, SignalName, Verdict,
+    ClusterName, Epoch, Incident, IncidentId, MemberName, Mode, NodeName, Role, RuleName, SignalName, Verdict,
     explain::{CandidateView, GuardState, RuleExplanation},
     incident::IncidentState,
     record::{Pause, SagaKind},
@@ -128,6 +128,24 @@ pub struct IncidentBrief {
     pub epoch: Epoch,
     /// Whether a person took note.
     pub acknowledged: bool,
+}
+
+impl From<&Incident> for IncidentBrief {
+    fn from(incident: &Incident) -> Self {
+        Self {
+            id: incident.id.clone(),
+            cluster: incident.cluster.clone(),
+            kind: incident.kind,
+            state: incident.state,
+            state_reason: incident.state_reason.clone(),
+            opened_unix_ms: incident.anchor.unix_ms_at(incident.opened),
+            closed_unix_ms: incident.closed.map(|at| incident.anchor.unix_ms_at(at)),
+            old_primary: incident.old_primary.clone(),
+            candidate: incident.candidate.clone(),
+            epoch: incident.epoch,
+            acknowledged: incident.acknowledged.is_some(),
+        }
+    }
 }
 
 /// `why`: what is believed, and because of what.

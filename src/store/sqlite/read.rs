@@ -104,7 +104,7 @@ pub(super) async fn incidents(
                      ORDER BY opened_unix_ms DESC, id DESC LIMIT ?2";
         let query = sqlx::query(query).bind(cluster.map(ClusterName::as_str)).bind(limit);
         let found = query.fetch_all(conn).await.map_err(|e| fault::sql(&inner.path, "listing incidents", &e))?;
-        found.iter().map(|row| Ok(rows::brief(&rows::read_incident(&inner.path, row)?))).collect()
+        found.iter().map(|row| Ok(IncidentBrief::from(&rows::read_incident(&inner.path, row)?))).collect()
     })
     .await
 }

@@ -105,24 +105,7 @@ impl Row {
         let state = word(&serde_json::to_value(incident.state).map_err(|e| unwritable(&e))?);
         let sum = incident_checksum(incident.id.as_str(), incident.cluster.as_str(), &state, &json);
         let epoch = column(incident.epoch)?;
-        Ok(Self::Incident(Box::new(IncidentRow { brief: brief(incident), kind, state, epoch, json, sum })))
-    }
-}
-
-/// An incident in one line.
-pub(super) fn brief(incident: &Incident) -> IncidentBrief {
-    IncidentBrief {
-        id: incident.id.clone(),
-        cluster: incident.cluster.clone(),
-        kind: incident.kind,
-        state: incident.state,
-        state_reason: incident.state_reason.clone(),
-        opened_unix_ms: incident.anchor.unix_ms_at(incident.opened),
-        closed_unix_ms: incident.closed.map(|at| incident.anchor.unix_ms_at(at)),
-        old_primary: incident.old_primary.clone(),
-        candidate: incident.candidate.clone(),
-        epoch: incident.epoch,
-        acknowledged: incident.acknowledged.is_some(),
+        Ok(Self::Incident(Box::new(IncidentRow { brief: incident.into(), kind, state, epoch, json, sum })))
     }
 }
 
