@@ -1,5 +1,11 @@
 //! The decision: does this evidence give this verdict, because of this, and may it act on it?
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test that cannot go on fails; its tables are read in place"
+)]
+
 #[path = "../common/bench.rs"]
 mod bench;
 #[path = "../common/court.rs"]

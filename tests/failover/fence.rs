@@ -245,7 +245,7 @@ fn a_log_that_does_not_open_is_no_saga() {
         overrides: Overrides::default(),
         last_position: Some(7),
     };
-    let state = SagaState::from_log(&[opened.clone()]).unwrap();
+    let state = SagaState::from_log(std::slice::from_ref(&opened)).unwrap();
     assert_eq!((state.epoch, state.last_position, state.next_act()), (Epoch(4), Some(7), 1));
     let result = StepResult::Fenced(FenceReport::unknown("x"));
     let ended = LogEntry::Ended { act: 9, result, took: secs(1) };

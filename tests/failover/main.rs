@@ -1,5 +1,11 @@
 //! Failover, switchover and rejoin, step by step, in a small world with its own time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test that cannot go on fails; its tables are read in place"
+)]
+
 #[path = "../common/bench.rs"]
 mod bench;
 #[path = "../common/policy.rs"]
