@@ -120,7 +120,7 @@ fn run(fault: Fault, silence: Duration, show_steps: bool) -> (Duration, Duration
     let watch = Stopwatch::start();
     let (send, done) = mpsc::channel();
     let (address, old) = (arbiter.http, a.address());
-    let client_watch = watch.clone();
+    let client_watch = watch;
     let client = thread::spawn(move || follow(address, client_watch, old, send));
     thread::sleep(Duration::from_millis(50));
     let at = watch.elapsed();

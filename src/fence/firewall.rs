@@ -38,7 +38,8 @@ pub struct Firewall {
     pub ports: Vec<u16>,
     /// Addresses that are let in again once the standby is promoted, such as `10.0.0.13` or `10.1.0.0/16`: the
     /// arbiter's, to bring the member back. Until then everyone is dropped, the arbiter too, so that its forbidden
-    /// write shows what clients would meet. Names are not taken: nobody should have to ask a name server in an
+    /// write shows what clients would meet. Not a member's own address: clients on that host would come in with it.
+    /// Names are not taken: nobody should have to ask a name server in an
     /// emergency.
     pub allow: Vec<String>,
     /// Words to put before `nft`: `[ssh, root@{host}]`, to close the port on the member's own host. Without it,

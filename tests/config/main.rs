@@ -3,6 +3,12 @@
 //! `good/*.yaml` and everything under `config/` must load. `bad/<the-mistake>.yaml` must be refused with exactly what
 //! stands in the `.stderr` beside it; `UPDATE_GOLDEN=1` writes those files anew, to be read before they are committed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test fails by panicking, and its tables are its own"
+)]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::type_complexity,
-    reason = "a test that cannot go on fails; its tables are read in place"
+    reason = "a test fails by panicking, and its tables are its own"
 )]
 
 #[path = "../common/bench.rs"]

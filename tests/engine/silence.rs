@@ -237,6 +237,23 @@ fn what_the_policy_does_not_name_is_dropped() {
     assert_eq!(court.truth(), Unknown);
 }
 
+/// A primary that was just promoted, or adopted, may freeze before the first look at it succeeded. That another signal
+/// has heard it is enough to call it silent; before, it was watched for ever and never failed over.
+#[test]
+fn a_new_primary_that_freezes_at_once_is_silent_if_anything_was_ever_heard_of_it() {
+    let mut cluster = bare(&["a", "b"]);
+    cluster.signals.insert("s".into(), signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary));
+    cluster.signals.insert("other".into(), signal(SignalKind::Check, Observers::Arbiter, Subjects::Members));
+    let when = is("s", Condition::Silent(secs(2)));
+    cluster.rules = vec![rule("r", when, coroner::model::Verdict::Dead, coroner::model::rule::Reaction::Alert)];
+    let mut court = Court::of(cluster);
+    court.sees("other", Observer::Arbiter, Some("b"), Outcome::Fact(ok()));
+    court.at(secs(3)).failure(FailureKind::TimedOut);
+    assert_eq!(court.truth(), Unknown, "of somebody else it says nothing");
+    court.sees("other", Observer::Arbiter, Some("a"), Outcome::Fact(ok()));
+    assert_eq!(court.truth(), True);
+}
+
 /// Looking at arrivals failed: the node says nothing, which is no silence.
 #[test]
 fn a_failed_look_at_a_node_is_no_silence() {

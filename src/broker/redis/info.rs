@@ -58,7 +58,7 @@ impl Info {
             let link_up = field("master_link_status") == Some("up");
             info.position = number("slave_repl_offset").filter(|at| link_up || *at > 0);
             // Where it does not know what it has applied, what it received is of a stream that it threw away.
-            info.received = info.position.and(number("slave_read_repl_offset").or(info.position));
+            info.received = info.position.map(|applied| number("slave_read_repl_offset").unwrap_or(applied));
             info.link_up = Some(link_up);
             info.last_io = number("master_last_io_seconds_ago").map(Duration::from_secs);
             info.priority = number("slave_priority").and_then(|n| u32::try_from(n).ok());

@@ -50,11 +50,19 @@ fn by_failure(stream: &Stream, context: &Context<'_>, limit: Duration) -> Answer
         Outcome::Failure(failure) if !failure.kind.is_evidence() => {
             Answer::until(Truth::Unknown, stale_at(at, context))
         }
-        Outcome::Failure(_) if !stream.is_known() => Answer::until(Truth::Unknown, stale_at(at, context)),
+        // A primary that was promoted a moment ago was asked this for the first time perhaps: it is enough that
+        // anything at all was heard of it.
+        Outcome::Failure(_) if !stream.is_known() && !was_ever_seen(stream, context) => {
+            Answer::until(Truth::Unknown, stale_at(at, context))
+        }
         Outcome::Failure(_) => {
             Answer::due(context.now, last_heard(stream, context) + limit, Some(stale_at(at, context)))
         }
     }
+}
+
+fn was_ever_seen(stream: &Stream, context: &Context<'_>) -> bool {
+    stream.subject.as_ref().is_some_and(|member| context.view.member_seen(member).is_some())
 }
 
 pub(super) fn phi_above(stream: &Stream, context: &Context<'_>, limit: f64) -> Answer {
