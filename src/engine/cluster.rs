@@ -485,15 +485,23 @@ impl Cluster {
         let rule = &policy.rules[index];
         let mode = rule.mode.map_or(policy.mode, |own| own.min(policy.mode));
         let kind = if rule.then == Reaction::Failover { SagaKind::Failover } else { SagaKind::Switchover };
-        let is_rejoining = self.saga.as_ref().is_some_and(|s| s.incident.kind == SagaKind::Rejoin);
+        // A rejoin makes way for a failover; so does a switchover that is held while it is given up, for its primary
+        // died under it. The failover fences that primary first, whatever became of it.
+        let makes_way = self.saga.as_ref().is_some_and(|s| match s.incident.kind {
+            SagaKind::Rejoin => true,
+            SagaKind::Switchover => {
+                kind == SagaKind::Failover && s.state().held.is_some() && !s.state().may_have_promoted()
+            }
+            SagaKind::Failover => false,
+        });
         let blocking: Vec<(Guard, String)> = Guard::ALL
             .into_iter()
             .filter(|guard| !(*guard == Guard::NoFence && kind == SagaKind::Switchover))
-            .filter(|guard| !(*guard == Guard::Busy && is_rejoining))
+            .filter(|guard| !(*guard == Guard::Busy && makes_way))
             .filter_map(|guard| Some((guard, self.blocks(guard, now, own, mode, candidates)?)))
             .collect();
         if blocking.is_empty() {
-            if is_rejoining {
+            if makes_way {
                 // The primary died while the old one came back: the failover goes first.
                 let reason = "the primary needs a failover, which goes first".to_owned();
                 let member = self.saga.as_ref().map(|s| s.incident.old_primary.clone());

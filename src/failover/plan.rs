@@ -302,7 +302,8 @@ impl SagaState {
     }
 
     fn next_of_abort(&self, reason: String) -> Next {
-        if self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary).is_none() {
+        if self.abandoned {
+            let reason = format!("{reason}; {} may still refuse writes", self.old_primary);
             return Next::Note(LogEntry::Aborted { reason });
         }
         if self.is_running(|a| matches!(a, Action::MakeReadOnly | Action::CatchUp { .. })) {
@@ -315,7 +316,7 @@ impl SagaState {
             Some(act) if tries.len() >= TRIES_UNCERTAIN => Next::Note(LogEntry::Held {
                 reason: format!(
                     "the switchover was given up ({reason}), but {} could not be made writable again ({}). Do it by \
-                     hand, then `coroner continue`",
+                     hand, then `coroner continue`; or `coroner abort` to leave it so",
                     self.old_primary,
                     failure(act)
                 ),

@@ -33,6 +33,8 @@ pub struct SagaState {
     pub given_up: Vec<MemberName>,
     /// A person asked to give up.
     pub abort_requested: Option<String>,
+    /// It was asked to be given up while it was held: nothing more is tried, not even to undo.
+    pub abandoned: bool,
     /// Why it is held.
     pub held: Option<String>,
     /// The candidate is primary, with its position then.
@@ -97,6 +99,7 @@ impl SagaState {
             confirmed_by: None,
             given_up: Vec::new(),
             abort_requested: None,
+            abandoned: false,
             held: None,
             promoted: None,
             followed: false,
@@ -140,7 +143,7 @@ impl SagaState {
             }
             LogEntry::AbortRequested { reason } => {
                 self.abort_requested = Some(reason.clone());
-                self.held = None;
+                self.abandoned |= self.held.take().is_some();
             }
             LogEntry::Held { reason } => self.held = Some(reason.clone()),
             LogEntry::Released { accept_loss, .. } => {

@@ -101,7 +101,7 @@ fn command(n: usize, bench: &Bench) -> Command {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 250, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_nothing_forbidden_is_done_and_every_incident_ends(list in happenings()) {

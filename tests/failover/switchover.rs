@@ -151,3 +151,39 @@ fn a_rule_switches_over_once_and_not_back_and_forth() {
     bench.run_for(secs(600));
     assert_eq!(bench.done.iter().filter(|d| d.starts_with("promote")).count(), 2, "the cooldown ends");
 }
+
+/// The primary dies in the middle: the switchover is given up, and since that cannot be undone at a dead primary, it makes
+/// way for the failover that a rule wants.
+#[test]
+fn a_primary_that_dies_in_the_middle_is_failed_over() {
+    for dies_at in 1..=2 {
+        let mut bench = bench();
+        bench.latency = std::time::Duration::from_millis(300);
+        if dies_at == 2 {
+            bench.script("catch up b", &[Script::Refuse]);
+        }
+        bench.ask_later(switchover());
+        bench.run_until(secs(10), "it is under way", |b| b.done.len() == dies_at);
+        bench.kill("a");
+        bench.run_until(secs(120), "b serves", |b| b.is_over() && b.store.state().primary == Some("b".into()));
+        assert_eq!(bench.store.newest().unwrap().0.kind, SagaKind::Failover);
+        assert_eq!(bench.store.state().primary_epoch, Epoch(3), "the epoch of the switchover stays unused");
+    }
+}
+
+/// A switchover that is held while it is given up can be left as it is: a person's way out.
+#[test]
+fn a_person_may_leave_a_held_switchover_as_it_is() {
+    let mut bench = bench();
+    bench.script("catch up b", &[Script::Refuse]);
+    bench.default_script.insert("writable a".into(), Script::Refuse);
+    bench.ask_later(switchover());
+    bench.run_until(secs(120), "it is held", Bench::is_held);
+    assert_eq!(bench.done.iter().filter(|d| *d == "writable a").count(), 5);
+    bench.ask(Command::Abort { cluster: "orders".into() }).unwrap().unwrap();
+    bench.run_until(secs(5), "it is over", Bench::is_over);
+    let (incident, _) = bench.store.newest().unwrap();
+    assert_eq!(incident.state, IncidentState::Aborted);
+    assert!(incident.state_reason.as_ref().unwrap().contains("a may still refuse writes"));
+    assert_eq!(bench.done.iter().filter(|d| *d == "writable a").count(), 5, "nothing more is tried");
+}
