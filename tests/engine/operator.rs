@@ -186,7 +186,7 @@ fn acknowledge() {
     bench.restart(secs(1));
     let noted = bench.incident().unwrap().acknowledged.clone().unwrap();
     assert_eq!((noted.by.0.as_str(), noted.note.as_str()), ("ann", "on my way"));
-    assert!(coroner::engine::brief(bench.incident().unwrap()).acknowledged);
+    assert!(coroner::model::status::IncidentBrief::from(bench.incident().unwrap()).acknowledged);
 }
 
 /// A person's failover of a living primary: it is fenced and replaced, whatever the rules say.

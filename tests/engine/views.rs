@@ -51,7 +51,7 @@ fn status_in_a_failover_and_after_it() {
     assert_eq!((status.epoch, status.primary), (Epoch(2), Some("b".into())));
     assert!(status.members[0].quarantined);
     let (incident, _) = bench.store.newest().unwrap();
-    let brief = coroner::engine::brief(incident);
+    let brief = coroner::model::status::IncidentBrief::from(incident);
     assert!(brief.closed_unix_ms.unwrap() > brief.opened_unix_ms);
 }
 
