@@ -18,6 +18,18 @@ fn ping(condition: Condition) -> Court {
     Court::about(signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary), is("s", condition))
 }
 
+/// A driver that comes back later than it was asked to still gets its answer at once.
+#[test]
+fn a_wake_up_that_comes_late_is_not_lost() {
+    let heartbeat = signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary);
+    let mut court = Court::about(heartbeat, is("s", Condition::Silent(secs(2))));
+    court.beat(1);
+    assert_eq!(court.truth(), False);
+    court.leap(secs(2) + ms(300));
+    assert_eq!(court.truth(), True);
+    assert!(court.engine.poll_timeout().is_some_and(|wake| wake > court.now), "and it sleeps again");
+}
+
 /// A11, A12, C3: an arbiter that ran late, or whose machine slept, forgets its suspicions and starts anew.
 #[test]
 fn after_tilt_nothing_that_was_seen_before_counts() {
