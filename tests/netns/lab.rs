@@ -279,14 +279,17 @@ impl Lab {
         self.net.heal();
         for member in MEMBERS {
             let _ = std::fs::remove_file(self.path(&format!("{member}.unmanaged")));
-            if self.is_off(member) {
-                self.power_on(member);
-            }
-            self.thaw(member);
-            if !self.runs(member) {
-                self.start_redis(member);
-            }
-            self.ask(member, &["CONFIG", "SET", "maxmemory", "0"]);
+            // A fence may be stopping it while it is mended: then it is mended again.
+            self.until("a mended member answers", || {
+                if self.is_off(member) {
+                    self.power_on(member);
+                }
+                self.thaw(member);
+                if !self.runs(member) {
+                    self.start_redis(member);
+                }
+                self.try_ask(member, &["CONFIG", "SET", "maxmemory", "0"]).is_some()
+            });
             self.want_no_replicas(member);
         }
         self.thaw("a");
@@ -302,15 +305,23 @@ impl Lab {
     fn want_no_replicas(&self, member: &str) {
         let set = self.try_ask(member, &["CONFIG", "GET", "min-replicas-to-write"]);
         if set.is_some_and(|answer| answer.ends_with("\r\n5\r\n")) {
-            self.ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+            self.try_ask(member, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
         }
     }
 
     // ---- questions --------------------------------------------------------------------------------------------
 
     /// Asks a member's server over its Unix socket, which no cut and no fence reaches.
+    ///
+    /// A member that is led back ends its clients' connections, this one too: it is asked again.
     pub(crate) fn ask(&self, member: &str, words: &[&str]) -> String {
-        self.try_ask(member, words).unwrap_or_else(|| panic!("{member} does not answer {words:?}"))
+        for _ in 0..20 {
+            if let Some(answer) = self.try_ask(member, words) {
+                return answer;
+            }
+            sleep(Duration::from_millis(100));
+        }
+        panic!("{member} does not answer {words:?}")
     }
 
     fn try_ask(&self, member: &str, words: &[&str]) -> Option<String> {
