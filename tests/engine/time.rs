@@ -271,3 +271,16 @@ fn an_idle_engine_sleeps() {
     assert_eq!((nobody.poll_timeout(), nobody.poll_effect()), (None, None));
     assert_eq!(court.truth(), Unknown);
 }
+
+/// A driver that comes late finds everything that was due meanwhile; one that comes early finds nothing changed.
+#[test]
+fn woken_late_it_still_looks() {
+    let beat = || signal(SignalKind::Heartbeat, Observers::Members, Subjects::Primary);
+    let mut court = Court::about(beat(), is("s", Condition::Silent(ms(1300))));
+    court.beat(1).leap(ms(700));
+    assert_eq!(court.truth(), False);
+    assert_eq!(court.engine.poll_timeout(), Some(OPENS + secs(1)), "an early call changes no wake");
+    court.leap(ms(1900));
+    assert_eq!(court.truth(), True);
+    assert!(court.engine.poll_timeout().unwrap() > court.now);
+}
