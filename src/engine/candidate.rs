@@ -21,7 +21,7 @@ pub(super) fn candidates(policy: &ClusterPolicy, state: &ClusterState, view: &Vi
         .map(|member| {
             let position = view.position(&member.name).map(|(_, position)| position);
             let behind = ahead.zip(position).map(|(ahead, own)| ahead.saturating_sub(own));
-            let rejected = rejections(member, behind, policy, state, view, now);
+            let rejected = rejections(member, behind, ahead.is_some(), policy, state, view, now);
             let name = member.name.clone();
             let is_near = zone.is_some() && member.zone.as_deref() == zone;
             (CandidateView { member: name, rank: None, rejected, position, behind, priority: member.priority }, is_near)
@@ -47,6 +47,7 @@ pub(super) fn candidates(policy: &ClusterPolicy, state: &ClusterState, view: &Vi
 fn rejections(
     member: &MemberPolicy,
     behind: Option<u64>,
+    is_position_told: bool,
     policy: &ClusterPolicy,
     state: &ClusterState,
     view: &View,
@@ -70,6 +71,10 @@ fn rejections(
             Some((_, report)) => {
                 if report.role == Role::Primary {
                     reject("it claims to be primary already".into());
+                }
+                // A kind that tells the primary's position tells a standby's too, unless its copy is not complete.
+                if report.role == Role::Standby && report.position.is_none() && is_position_told {
+                    reject("it does not know its own position: its copy of the data is not complete".into());
                 }
                 if report.priority == Some(0) {
                     reject("the broker gives it priority 0".into());

@@ -67,7 +67,8 @@ fn what_the_file_says_of_a_member_is_heeded() {
         "it is 101 behind, more than the 100 allowed"
     );
     let unknown = RoleReport { position: None, ..standby(0) };
-    assert_eq!(rejected(&court(cluster, &[("b", unknown)]), "b"), "", "a lag that is not known is judged at the loss");
+    let why = "it does not know its own position: its copy of the data is not complete";
+    assert_eq!(rejected(&court(cluster, &[("b", unknown)]), "b"), why, "P24: half a copy is no standby");
 }
 
 /// P19: a standby that is not heard of is no candidate.
