@@ -56,7 +56,10 @@ impl Info {
         };
         if role == Role::Standby {
             let link_up = field("master_link_status") == Some("up");
-            info.position = number("slave_repl_offset").filter(|at| link_up || *at > 0);
+            // Zero is said without a place too. It is a place where a full copy of a primary that wrote nothing since
+            // was finished: loading a copy frees the backlog, and only its end makes a new one, at the same offset.
+            let is_copy_of_unwritten = info.backlog_from.is_some() && info.position == Some(0);
+            info.position = number("slave_repl_offset").filter(|at| link_up || *at > 0 || is_copy_of_unwritten);
             // Where it does not know what it has applied, what it received is of a stream that it threw away.
             info.received = info.position.map(|applied| number("slave_read_repl_offset").unwrap_or(applied));
             info.link_up = Some(link_up);
@@ -98,6 +101,18 @@ mod tests {
         assert_eq!((info.replid2, info.promoted_at), (None, None));
         let up = standby.replace("down", "up").replace("slave_repl_offset:0", "slave_repl_offset:41");
         assert_eq!(Info::parse(&up).unwrap().position, Some(41));
+    }
+
+    #[test]
+    fn a_standby_of_a_primary_that_wrote_nothing_is_at_zero() {
+        let standby = "role:slave\r\nmaster_link_status:down\r\nslave_repl_offset:0\r\nmaster_repl_offset:0\r\n\
+             repl_backlog_active:1\r\nrepl_backlog_first_byte_offset:1\r\n";
+        assert_eq!(Info::parse(standby).unwrap().position, Some(0));
+        for (without, with) in
+            [("repl_backlog_active:1", "repl_backlog_active:0"), ("master_repl_offset:0", "master_repl_offset:77")]
+        {
+            assert_eq!(Info::parse(&standby.replace(without, with)).unwrap().position, None, "{with}");
+        }
     }
 
     #[test]
