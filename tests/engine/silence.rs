@@ -267,3 +267,16 @@ fn a_failed_look_at_a_node_is_no_silence() {
     assert_eq!(court.truth(), Unknown);
     assert_eq!(court.tree().seen, "refused: x");
 }
+
+/// What turns true by itself says so; what goes stale first does not, for then it is unknown.
+#[test]
+fn only_what_turns_true_by_itself_says_when() {
+    let mut court = Court::about(arrivals(Traffic::Constant), is("s", Condition::Silent(secs(5))));
+    // Fresh for three seconds.
+    let in_3s = Some("true in 3s unless something is heard");
+    for (age, says) in [(secs(2), in_3s), (ms(1999), None), (secs(1), None)] {
+        court.at(secs(60)).report("n1", arrived(7, Some(age), None));
+        assert_eq!(court.truth(), False);
+        assert_eq!(court.tree().would_change.as_deref(), says, "last arrival {age:?} before");
+    }
+}
