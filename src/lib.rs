@@ -5,11 +5,14 @@
 //! - [`model`]: the nouns, plain data. Everybody speaks in them.
 //! - [`engine`]: **the decision**, pure: what is known, what is believed because of it, what stands in the way.
 //! - [`failover`]: the saga, pure: the steps of a failover as a fold over its log.
+//! - [`lease`]: the arithmetic of leases, their holder, their voters, pure. [`mesh`]: signed messages between arbiters and
+//!   agents over whatever path is left, pure.
 //! - [`probe`], [`broker`], [`fence`], [`redirect`], [`report`], [`store`]: the edges. One folder per ability, one file per
 //!   method; to add a method is one file and one line in its folder's enum.
 //! - [`sys`]: what the edges share towards the operating system.
 //! - [`config`]: a YAML file in, a resolved configuration out, or all its mistakes at once.
 //! - [`arbiter`]: the process: the driver that owns the engine, the only clock, the effects.
+//! - [`agent`]: the process beside a broker or a node: evidence, the gate, fences that only the host can do.
 //! - [`api`], [`telemetry`]: HTTP, UDP and the Unix socket; log and metrics.
 //! - [`cli`]: one file per verb.
 //!
@@ -18,6 +21,7 @@
 //! what the engine put behind them comes out only once they are durable; acts run as tasks whose results come back as
 //! events. Why it is so: `src/docs/decisions`.
 
+pub mod agent;
 pub mod api;
 pub mod arbiter;
 pub mod broker;
@@ -26,6 +30,8 @@ pub mod config;
 pub mod engine;
 pub mod failover;
 pub mod fence;
+pub mod lease;
+pub mod mesh;
 pub mod model;
 pub mod probe;
 pub mod redirect;

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    clock, crash,
+    crash,
     handle::{Handle, Input, Query, TimedNotice},
     hands::{self, AllHands, Hands},
     journal::Journal,
@@ -38,7 +38,7 @@ use crate::{
         status::PrimaryView,
     },
     store::{Store, StoreError, VerdictLine},
-    sys::clock::Stopwatch,
+    sys::clock::{self, Stopwatch},
     telemetry::{events, metrics::Metrics},
 };
 

@@ -55,7 +55,7 @@ impl Hands {
         let mut fences = Vec::new();
         for level in &config.fence {
             let methods: Result<Vec<Arc<dyn Fence>>, String> =
-                level.iter().map(|method| method.build(flag.clone()).map(Arc::from)).collect();
+                level.iter().map(|method| method.build(flag.clone(), None).map(Arc::from)).collect();
             fences.push(methods?);
         }
         let redirects: Result<Vec<Arc<dyn Redirect>>, String> =
@@ -114,6 +114,7 @@ impl Hands {
                 Ok(fence) => outcome(fence.unfence(order, deadline).await),
                 Err(why) => failed(run, &why, false),
             },
+            Action::Seal => failed(run, "there is no mesh", false),
             Action::Redirect { method } => match self.redirects.get(*method) {
                 Some(redirect) => redirect.redirect(order, &self.nodes, deadline).await,
                 None => failed(run, "the file no longer has this redirect", false),
@@ -143,9 +144,11 @@ impl Hands {
                 Some(primary) => outcome(broker.follow(order, primary, *promoted_at, deadline).await),
                 None => failed(run, "the new primary is not in the file", false),
             },
-            Action::Fence { .. } | Action::Admit { .. } | Action::Unfence { .. } | Action::Redirect { .. } => {
-                failed(run, "not the broker's to do", false)
-            }
+            Action::Fence { .. }
+            | Action::Seal
+            | Action::Admit { .. }
+            | Action::Unfence { .. }
+            | Action::Redirect { .. } => failed(run, "not the broker's to do", false),
         }
     }
 
@@ -269,7 +272,7 @@ mod tests {
                 for (level, methods) in parts.fence.iter().enumerate() {
                     for (method, kind) in methods.iter().enumerate() {
                         let spec = &config.policy.clusters[name].failover.fence[level][method];
-                        let fence = kind.build(flag.clone()).unwrap_or_else(|e| panic!("{}: {e}", spec.label));
+                        let fence = kind.build(flag.clone(), None).unwrap_or_else(|e| panic!("{}: {e}", spec.label));
                         assert_eq!(spec.best_proof, fence.best_proof(), "{file}: {}", spec.label);
                     }
                 }

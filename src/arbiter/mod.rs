@@ -1,9 +1,8 @@
-//! The arbiter process: the driver that owns the engine, the only clock, the journal, and the effects.
+//! The arbiter process: the driver that owns the engine, the journal, and the effects.
 //!
 //! [`run`] is the whole life of it: read the file, open the store, take up what the last life left, listen, watch,
 //! judge, act. Everything that happens reaches the driver's one queue through [`handle::Handle`].
 
-pub mod clock;
 mod crash;
 mod driver;
 pub mod handle;
@@ -45,6 +44,7 @@ use crate::{
         Store, StoreError,
         sqlite::{Bounds, SqliteStore},
     },
+    sys::clock,
     telemetry::metrics::Metrics,
 };
 

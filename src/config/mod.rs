@@ -6,10 +6,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
+    agent::spec::{Guard, Observe},
     broker::{AnyBroker, Ask},
     fence::AnyFence,
     model::{
-        ClusterName, NodeTarget, Policy, Secret, SignalName, Target,
+        ClusterName, MemberName, NodeName, NodeTarget, PartyName, Policy, Secret, SignalName, Target,
+        agent::Watch,
         policy::{Observers, Subjects},
     },
     probe::AnyProbe,
@@ -38,6 +40,8 @@ pub struct Config {
     pub arbiter: ArbiterConfig,
     /// The clusters' working parts.
     pub clusters: BTreeMap<ClusterName, ClusterConfig>,
+    /// The mesh of arbiters and agents; `None`: there are no agents.
+    pub mesh: Option<MeshConfig>,
     /// How people are told, for all clusters.
     pub reports: Vec<AnyReport>,
     /// What is legal and probably not meant; each rendered with its place.
@@ -69,6 +73,51 @@ pub struct ArbiterConfig {
     pub keep_observations: u64,
     /// How often fence paths are checked without harm.
     pub check_fences_every: Duration,
+}
+
+/// The mesh of arbiters and agents.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// The private key of the process that reads the file; `None` where none can be read (then no agent can run here).
+    pub key: Option<Secret>,
+    /// Everyone.
+    pub parties: BTreeMap<PartyName, PartyConfig>,
+    /// Whether messages are passed on for others.
+    pub relays: bool,
+    /// How often links are tried.
+    pub ping_every: Duration,
+    /// How often an unchanged beat is repeated.
+    pub beat_every: Duration,
+    /// How long an agent's challenge is good for.
+    pub order_valid_for: Duration,
+    /// Directory for what must survive a restart of an agent: epochs, and what was preserved.
+    pub state: PathBuf,
+    /// Unix socket of the agent, for `coroner gate` and the local verbs; `{name}` is the party.
+    pub socket: PathBuf,
+    /// Real-time priority and locked memory for the thread of leases, where permitted.
+    pub is_real_time: bool,
+}
+
+/// One of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartyConfig {
+    /// Ed25519 public key.
+    pub public_key: [u8; 32],
+    /// `host:port` (UDP) where it is reached and listens.
+    pub address: String,
+    /// What it is.
+    pub part: Part,
+}
+
+/// What a party is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// An arbiter: may give orders.
+    Arbiter,
+    /// The agent of these members, by cluster.
+    Members(Vec<(ClusterName, MemberName)>),
+    /// The agent of these nodes, by cluster.
+    Nodes(Vec<(ClusterName, NodeName)>),
 }
 
 /// TLS on the HTTP interface.
@@ -121,6 +170,10 @@ pub struct ClusterConfig {
     pub sources: BTreeMap<SignalName, Source>,
     /// The fence methods, at the policy's places.
     pub fence: Vec<Vec<AnyFence>>,
+    /// How the agents of members guard their brokers; empty without agents.
+    pub guards: BTreeMap<MemberName, Guard>,
+    /// What the agents of nodes do; empty without agents.
+    pub observes: BTreeMap<NodeName, Observe>,
     /// The redirect methods, at the policy's places.
     pub redirect: Vec<AnyRedirect>,
 }
@@ -136,6 +189,11 @@ pub enum Source {
     Alert {
         /// The labels that an alert must have.
         labels: BTreeMap<String, String>,
+    },
+    /// Evidence of the members' agents.
+    Agent {
+        /// What they watch.
+        watch: Watch,
     },
     /// A question to the broker kind.
     Broker {

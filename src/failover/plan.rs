@@ -53,6 +53,8 @@ pub(super) struct Start {
 /// How long a forbidden write may take. A write that is not answered proves nothing either way; stronger proofs do
 /// not wait longer for it.
 const FORBIDDEN_WRITE_WITHIN: Duration = Duration::from_millis(250);
+/// Beyond the wait for the old lease: how long a majority may take to answer.
+pub(super) const SEAL_WITHIN: Duration = Duration::from_secs(10);
 const READ_ONLY_WITHIN: Duration = Duration::from_secs(3);
 const REJOIN_WITHIN: Duration = Duration::from_secs(30);
 const UNFENCE_WITHIN: Duration = Duration::from_secs(20);

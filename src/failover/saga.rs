@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    plan::{Next, Start, World},
+    plan::{Next, SEAL_WITHIN, Start, World},
     state::SagaState,
 };
 use crate::model::{
@@ -397,6 +397,7 @@ impl Saga {
                     .and_then(|methods| methods.get(*method))
                     .map_or(Duration::from_secs(10), |m| m.deadline)
             }
+            Action::Seal => failover.lease.as_ref().map_or(Duration::ZERO, |lease| lease.wait + SEAL_WITHIN),
             Action::Redirect { method } => {
                 failover.redirect.get(*method).map_or(Duration::from_secs(5), |m| m.deadline)
             }
@@ -585,6 +586,9 @@ impl Saga {
             }
             Action::Unfence { level, method } => {
                 format!("lift {} from {member}", fence(level, method))
+            }
+            Action::Seal => {
+                "have a majority of the voters seal the epoch, and wait for the old lease to be over".into()
             }
             Action::ForbiddenWrite { level } => format!("try a forbidden write at {member} (level {})", level + 1),
             Action::MakeReadOnly => format!("make {member} read-only"),

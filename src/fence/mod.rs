@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::model::{ActError, Done, FenceHealth, FenceReport, Order, Proof, Target};
 
+pub mod agent;
 pub mod exec;
 pub mod fence_agent;
 pub mod file_flag;
@@ -42,14 +43,21 @@ pub enum AnyFence {
     Http(http::Http),
     /// A ClusterLabs fence agent.
     FenceAgent(fence_agent::FenceAgent),
+    /// A fence on the member's host, done by the agent there.
+    Agent(agent::Agent),
 }
 
 impl AnyFence {
-    /// Makes the method usable. Touches nothing. `read_only` needs the broker kind's flag.
+    /// Makes the method usable. Touches nothing. `read_only` needs the broker kind's flag, `agent` the
+    /// way to the agents.
     ///
     /// # Errors
     /// What in the configuration cannot work, such as a `read_only` fence without a broker kind.
-    pub fn build(&self, flag: Option<Arc<dyn ReadOnlyFlag>>) -> Result<Box<dyn Fence>, String> {
+    pub fn build(
+        &self,
+        flag: Option<Arc<dyn ReadOnlyFlag>>,
+        agents: Option<Arc<dyn agent::Agents>>,
+    ) -> Result<Box<dyn Fence>, String> {
         let inner: Box<dyn Fence> = match self {
             Self::Signal(config) => config.build()?,
             Self::Systemd(config) => config.build()?,
@@ -59,6 +67,7 @@ impl AnyFence {
             Self::Exec(config) => config.build()?,
             Self::Http(config) => config.build()?,
             Self::FenceAgent(config) => config.build()?,
+            Self::Agent(config) => config.build(agents)?,
         };
         Ok(Box::new(guarded::Guarded::new(inner)))
     }

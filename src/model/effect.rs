@@ -72,6 +72,9 @@ pub enum Action {
         /// The method in the level, from 0.
         method: usize,
     },
+    /// Have a majority of the voters seal the saga's epoch, then wait until no older lease runs. Runs beside the fences
+    /// from the start.
+    Seal,
     /// Try the forbidden write at the order's member, after the methods of this level.
     ForbiddenWrite {
         /// The level, from 0.

@@ -77,6 +77,24 @@ name! {
     IncidentId
 }
 
+name! {
+    /// One process that takes part in leases, evidence and orders: an arbiter, the agent of a member, the agent of a
+    /// node. Named like the arbiter, member or node it serves; the names of one file are distinct.
+    PartyName
+}
+
+impl From<&MemberName> for PartyName {
+    fn from(member: &MemberName) -> Self {
+        Self(Arc::clone(&member.0))
+    }
+}
+
+impl From<&NodeName> for PartyName {
+    fn from(node: &NodeName) -> Self {
+        Self(Arc::clone(&node.0))
+    }
+}
+
 /// The switch-over version number of a cluster.
 ///
 /// It grows by one per failover or switchover, by compare-and-swap in the store, and never shrinks.

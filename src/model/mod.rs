@@ -4,6 +4,7 @@
 //! saga are written in these words, the edges answer in them, the store keeps them, the API prints
 //! them. `tests/tidy.rs` holds this module to that.
 
+pub mod agent;
 pub mod command;
 pub mod edge;
 pub mod effect;
@@ -28,7 +29,7 @@ pub use edge::{
 pub use effect::{Action, Effect, Notice, StepToken};
 pub use event::{Event, StepResult};
 pub use explain::{Explanation, Truth};
-pub use id::{ClusterName, Epoch, IncidentId, MemberName, NodeName, RuleName, SignalName};
+pub use id::{ClusterName, Epoch, IncidentId, MemberName, NodeName, PartyName, RuleName, SignalName};
 pub use incident::Incident;
 pub use observation::{Fact, Failure, FailureKind, Observation, Observer, Outcome, Role};
 pub use policy::{ClusterPolicy, Mode, Policy};

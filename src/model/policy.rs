@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterName, Condition, MemberName, NodeName, Proof, Rule, SignalName};
+use super::{ClusterName, Condition, MemberName, NodeName, PartyName, Proof, Rule, SignalName};
 
 /// Everything the engine decides by.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,6 +114,9 @@ pub struct MemberPolicy {
     pub priority: u32,
     /// Where it stands, if written. A standby in the zone of most nodes is preferred.
     pub zone: Option<String>,
+    /// Whether an agent stands beside it.
+    #[serde(default)]
+    pub has_agent: bool,
 }
 
 /// One signal.
@@ -237,6 +240,12 @@ impl SignalKind {
 pub struct FailoverPolicy {
     /// Levels of methods: within a level all, between levels fall through.
     pub fence: Vec<Vec<MethodPolicy>>,
+    /// The lease of the primary; its end is a proof too. `None`: there is none.
+    #[serde(default)]
+    pub lease: Option<LeasePolicy>,
+    /// Evidence of the dying is gathered by the agent before a kill, for at most this long. Zero: none.
+    #[serde(default)]
+    pub preserve_within: Duration,
     /// Promotion needs this proof.
     pub proof_needed: Proof,
     /// The operator lowered `proof_needed` below what is safe and wrote `unsafe`; printed in every report.
@@ -312,4 +321,21 @@ pub enum Rejoin {
     Ask,
     /// It stays quarantined; Coroner never brings it back.
     Never,
+}
+
+/// The lease of a cluster's primary, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeasePolicy {
+    /// `L`: how long a grant lasts, counted by the holder from before it asked.
+    pub length: Duration,
+    /// How often it is renewed; `L/4` unless written.
+    pub renew_every: Duration,
+    /// `T_enf`: from the lease's end until nothing leaves the host any more.
+    pub enforced_within: Duration,
+    /// `ρ`, in thousandths: how far a clock's rate may lie off.
+    pub clock_rate_permille: u32,
+    /// `W`: how long a voter waits after a request; `lease::arithmetic::wait` of the above, or more.
+    pub wait: Duration,
+    /// The voters: the arbiters, and the agents of the members that may become primary.
+    pub voters: Vec<PartyName>,
 }

@@ -1,4 +1,4 @@
-//! Time as data. Clocks are read in `arbiter::clock` only.
+//! Time as data. Clocks are read in `sys::clock` only.
 
 use std::{fmt, ops::Add, time::Duration};
 
@@ -52,6 +52,45 @@ impl Add<Duration> for Time {
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3}s", Duration::from_nanos(self.0).as_secs_f64())
+    }
+}
+
+/// A moment on this host's CLOCK_MONOTONIC, in nanoseconds. It stands still in suspend: a voter that was suspended waits
+/// longer, never shorter. Not comparable with [`Time`], nor with another host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// How long ago `earlier` was; zero if it lies in the future.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Mono {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(by)))
+    }
+}
+
+/// One reading of both clocks. Holders of a lease count on `boot`, voters on `mono`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// CLOCK_BOOTTIME: includes suspend, so that a holder that slept finds its lease over.
+    pub boot: Time,
+    /// CLOCK_MONOTONIC: without suspend, so that a voter that slept waits on.
+    pub mono: Mono,
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self { boot: self.boot + by, mono: self.mono + by }
     }
 }
 

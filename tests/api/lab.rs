@@ -79,8 +79,13 @@ pub(crate) fn access(name: &str, role: AccessRole, token: &str, reports_as: &[&s
 pub(crate) fn config(socket: PathBuf) -> Config {
     let here = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let cluster: ClusterName = "orders".into();
-    let member =
-        |name: &str| MemberPolicy { name: name.into(), address: format!("{name}:6379"), priority: 100, zone: None };
+    let member = |name: &str| MemberPolicy {
+        name: name.into(),
+        address: format!("{name}:6379"),
+        priority: 100,
+        zone: None,
+        has_agent: false,
+    };
     let policy = ClusterPolicy {
         name: cluster.clone(),
         mode: Mode::Auto,
@@ -104,6 +109,8 @@ pub(crate) fn config(socket: PathBuf) -> Config {
             rejoin: Rejoin::Ask,
             candidate_fresh_for: Duration::ZERO,
             candidate_lag_max: None,
+            lease: None,
+            preserve_within: Duration::ZERO,
             cooldown: Duration::ZERO,
             budget: 1,
             budget_per: Duration::ZERO,
@@ -121,9 +128,12 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         nodes: vec![NodeTarget { node: "node-1".into(), address: None }],
         sources,
         fence: Vec::new(),
+        guards: BTreeMap::new(),
+        observes: BTreeMap::new(),
         redirect: Vec::new(),
     };
     Config {
+        mesh: None,
         policy: Policy { clusters: BTreeMap::from([(cluster.clone(), policy)]), ..Policy::default() },
         arbiter: ArbiterConfig {
             name: "arbiter-1".into(),

@@ -84,6 +84,8 @@ pub fn failover_policy() -> FailoverPolicy {
         rejoin: Rejoin::Follow,
         candidate_fresh_for: secs(3),
         candidate_lag_max: None,
+        lease: None,
+        preserve_within: Duration::ZERO,
         cooldown: secs(600),
         budget: 3,
         budget_per: secs(3600),
@@ -103,6 +105,7 @@ pub fn bare(members: &[&str]) -> ClusterPolicy {
                 address: format!("10.0.0.{}:6379", 11 + i),
                 priority: 100,
                 zone: None,
+                has_agent: false,
             })
             .collect(),
         nodes: Vec::new(),

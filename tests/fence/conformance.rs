@@ -206,7 +206,7 @@ async fn case(kind: &str, world: World, dir: &Path) -> Option<Case> {
         }
         other => panic!("{other} is no kind"),
     };
-    Some(Case { fence: any.build(read_only).unwrap(), state, keep })
+    Some(Case { fence: any.build(read_only, None).unwrap(), state, keep })
 }
 
 #[tokio::test]
@@ -299,5 +299,5 @@ async fn a_cut_connection_is_unknown_and_never_confirmed() {
 
 #[test]
 fn a_read_only_fence_needs_a_broker_kind_with_a_flag() {
-    assert!(AnyFence::ReadOnly(ReadOnly {}).build(None).err().unwrap().contains("read-only flag"));
+    assert!(AnyFence::ReadOnly(ReadOnly {}).build(None, None).err().unwrap().contains("read-only flag"));
 }

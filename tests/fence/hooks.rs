@@ -57,9 +57,9 @@ async fn h2_a_lying_hook_is_refuted_by_what_reads_back() {
         assert_eq!(report.proof, proof);
     }
     let vouched = Exec { proof: Some(Proof::Gate), ..lie.clone() };
-    assert!(AnyFence::Exec(vouched).build(None).is_err(), "nobody can vouch for what nobody reads back");
+    assert!(AnyFence::Exec(vouched).build(None, None).is_err(), "nobody can vouch for what nobody reads back");
     let lease = Exec { proof: Some(Proof::LeaseOver), status: sh("exit 0"), ..lie };
-    assert!(AnyFence::Exec(lease).build(None).is_err());
+    assert!(AnyFence::Exec(lease).build(None, None).is_err());
 }
 
 /// H3: the hook fails or hangs, but the member is stopped all the same: what reads back says so.

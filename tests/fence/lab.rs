@@ -36,7 +36,7 @@ pub(crate) fn order_at(address: &str, epoch: u64) -> Order {
 }
 
 pub(crate) fn build(fence: AnyFence) -> Box<dyn Fence> {
-    fence.build(None).unwrap()
+    fence.build(None, None).unwrap()
 }
 
 /// Waits until it holds.

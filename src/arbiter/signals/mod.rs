@@ -99,7 +99,7 @@ fn start_with<'a>(
         expected.insert(name, cluster.nodes.iter().map(|node| node.node.clone()).collect());
         for (signal, source) in &cluster.sources {
             match source {
-                Source::Heartbeats | Source::Arrivals | Source::Alert { .. } => {}
+                Source::Heartbeats | Source::Arrivals | Source::Alert { .. } | Source::Agent { .. } => {}
                 Source::Canary { every, timeout } => {
                     let nodes: Vec<_> = cluster.nodes.iter().map(|node| node.node.clone()).collect();
                     if let Some(broker) = broker {

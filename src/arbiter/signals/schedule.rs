@@ -118,7 +118,9 @@ pub(super) fn looks(
             };
             (eye, subjects, observers, *every, *timeout)
         }
-        Source::Heartbeats | Source::Arrivals | Source::Alert { .. } | Source::Canary { .. } => return Vec::new(),
+        Source::Heartbeats | Source::Arrivals | Source::Alert { .. } | Source::Agent { .. } | Source::Canary { .. } => {
+            return Vec::new();
+        }
     };
     let eye = Arc::new(eye);
     let look = |observer, member: Option<Target>, name: &str, address: &str, when| Look {

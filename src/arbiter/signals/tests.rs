@@ -96,6 +96,8 @@ fn lab(sources: &[(&str, Source)]) -> Lab {
         nodes: vec![node("n1"), node("n2")],
         sources: sources.iter().map(|(name, source)| ((*name).into(), source.clone())).collect(),
         fence: Vec::new(),
+        guards: BTreeMap::new(),
+        observes: BTreeMap::new(),
         redirect: Vec::new(),
     };
     let broker = Arc::new(Scripted::default());

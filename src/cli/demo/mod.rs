@@ -19,7 +19,6 @@ use super::{
 
 mod broker;
 mod cable;
-mod clock;
 mod file;
 mod follow;
 mod gaps;

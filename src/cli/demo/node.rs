@@ -22,7 +22,6 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     broker::{STREAM, messages_of_xread, open},
-    clock::now,
     follow::{Follower, Following, listen},
     gaps::Arrived,
     link::Link,
@@ -30,6 +29,7 @@ use super::{
 use crate::{
     cli::exit::{Code, Exit, Failure},
     model::{Secret, observation::Arrivals},
+    sys::clock::now,
 };
 
 /// A node of the demo.

@@ -12,7 +12,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
     broker::{STREAM, open},
-    clock::now,
     follow::{Following, listen},
     gaps::Arrived,
     node::{Common, ask},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     cli::exit::{Exit, Failure},
     model::observation::Arrivals,
+    sys::clock::now,
 };
 
 /// A sender of the demo.

@@ -14,7 +14,6 @@ use tokio::time::sleep;
 use super::{
     Args, Fault,
     broker::{STREAM, messages, open},
-    clock::now,
     gaps::Gap,
     server,
     stage::{CLUSTER, Dir, Stage},
@@ -33,6 +32,7 @@ use crate::{
         status::{ClusterStatus, IncidentBrief},
         time::human,
     },
+    sys::clock::now,
 };
 
 /// What is left at the end, for `-o json`.

@@ -94,6 +94,8 @@ impl Resolver<'_> {
         }
         let policy = FailoverPolicy {
             fence,
+            lease: None,
+            preserve_within: Duration::ZERO,
             proof_needed,
             is_unsafe: is_lowered,
             catch_up_within,
@@ -227,6 +229,8 @@ impl Resolver<'_> {
 fn nothing_to_do() -> Parts {
     let policy = FailoverPolicy {
         fence: Vec::new(),
+        lease: None,
+        preserve_within: Duration::ZERO,
         proof_needed: Proof::Gate,
         is_unsafe: false,
         catch_up_within: 5 * SECOND,

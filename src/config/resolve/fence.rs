@@ -26,6 +26,7 @@ pub(crate) fn best_proof(fence: &AnyFence) -> Proof {
         AnyFence::Exec(_) | AnyFence::Http(_) => Proof::Claim,
         AnyFence::FenceAgent(f) if f.action.as_deref().is_none_or(|a| a == "off") => Proof::PowerOff,
         AnyFence::FenceAgent(_) => Proof::Claim,
+        AnyFence::Agent(f) => f.best_proof().unwrap_or(Proof::Claim),
     }
 }
 
@@ -46,6 +47,7 @@ const fn kind(fence: &AnyFence) -> (&'static str, u64) {
         AnyFence::Exec(_) => ("exec", 30),
         AnyFence::Http(_) => ("http", 10),
         AnyFence::FenceAgent(_) => ("fence_agent", 60),
+        AnyFence::Agent(_) => ("agent", 10),
     }
 }
 
@@ -85,6 +87,7 @@ impl Resolver<'_> {
             AnyFence::Exec(f) => self.first_word(entry.id, "command", f.command.first()),
             AnyFence::Http(f) => plain_url(&f.fence.url),
             AnyFence::FenceAgent(f) => f.name.clone(),
+            AnyFence::Agent(f) => f.name.clone(),
             AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) => String::new(),
         };
         let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
@@ -162,7 +165,7 @@ impl Resolver<'_> {
                     self.notes.error_help(place, format!("`{action}` fences nothing"), "write `off`, or `reboot`");
                 }
             }
-            AnyFence::ReadOnly(_) | AnyFence::Firewall(_) => {}
+            AnyFence::ReadOnly(_) | AnyFence::Firewall(_) | AnyFence::Agent(_) => {}
         }
         for field in missing {
             self.missing_in_kind(id, field);

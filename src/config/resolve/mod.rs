@@ -61,7 +61,7 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     let mut policy = Policy { hash: String::new(), arbiter: limits, clusters: policies };
     policy.hash = hash(&policy);
     let reports = file.report.into_iter().map(|r| r.value).collect();
-    let config = Config { policy, arbiter, clusters, reports, warnings: Vec::new() };
+    let config = Config { policy, arbiter, clusters, mesh: None, reports, warnings: Vec::new() };
     for finding in lint::lint(&config) {
         let place = r.place_of(root, finding.cluster.as_ref(), finding.rule.as_ref().map(|n| n.as_str()));
         r.notes.warning(place, finding.message);
@@ -415,7 +415,19 @@ impl Resolver<'_> {
             failover,
         };
         let broker = c.broker.as_ref().map(|b| b.value.clone());
-        Some((policy, ClusterConfig { broker, members: targets, nodes, sources, fence, redirect }))
+        Some((
+            policy,
+            ClusterConfig {
+                broker,
+                members: targets,
+                nodes,
+                sources,
+                fence,
+                guards: BTreeMap::new(),
+                observes: BTreeMap::new(),
+                redirect,
+            },
+        ))
     }
 
     fn members(&mut self, cluster: &ClusterName, at: &At<Cluster>) -> Option<(Vec<MemberPolicy>, Vec<Target>)> {
@@ -456,6 +468,7 @@ impl Resolver<'_> {
                 address: address.value.clone(),
                 priority: member.value.priority.unwrap_or(100),
                 zone: member.value.zone.clone(),
+                has_agent: false,
             });
         }
         Some((policies, targets))

@@ -1,0 +1,1 @@
+//! What the kernel and the service manager know of a broker.
