@@ -889,6 +889,10 @@ impl Cluster {
         self.state.primary.clone().map(|primary| (primary, self.state.primary_epoch))
     }
 
+    pub(super) fn quarantined(&self) -> Vec<MemberName> {
+        self.state.quarantined.keys().cloned().collect()
+    }
+
     pub(super) fn last_arrival(&self) -> Option<Time> {
         self.policy
             .nodes

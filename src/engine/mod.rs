@@ -362,7 +362,12 @@ impl Engine {
         self.cluster(cluster)?.appointment()
     }
 
-    /// The open incident of a cluster.
+    /// The members of a cluster that were fenced and are not back.
+    #[must_use]
+    pub fn quarantined(&self, cluster: &ClusterName) -> Vec<MemberName> {
+        self.cluster(cluster).map(Cluster::quarantined).unwrap_or_default()
+    }
+
     /// The open incident of a cluster.
     #[must_use]
     pub fn incident(&self, cluster: &ClusterName) -> Option<&Incident> {
