@@ -134,7 +134,7 @@ impl Engine {
             Event::Commanded { by, command, reply_to } => self.command(now, &by, command, reply_to),
             Event::FenceChecked { cluster, member, level, method, health } => {
                 if let Some(index) = self.by_name.get(&cluster).copied() {
-                    self.clusters[index].fence_health.insert((member, level, method), health);
+                    self.clusters[index].fence_health.insert((member, level, method), (now, health));
                     self.dirty.insert(index);
                 }
             }
