@@ -17,7 +17,7 @@ use serde::{
 };
 
 use super::{
-    diagnostic::{Notes, Place, did_you_mean, of_a_later_release},
+    diagnostic::{Notes, Place, belongs_elsewhere, did_you_mean, nearest, of_a_later_release},
     shape,
     yaml::{Id, Tree, Value},
 };
@@ -86,7 +86,10 @@ pub(super) fn unknown(notes: &mut Notes, place: Place, what: &str, word: &str, k
     match of_a_later_release(word) {
         Some(later) => notes.error(place, format!("`{word}` {later}")),
         None => {
-            let help = did_you_mean(word, known.iter().copied());
+            let help = match (nearest(word, known.iter().copied()), belongs_elsewhere(word)) {
+                (None, Some(help)) => help.to_owned(),
+                _ => did_you_mean(word, known.iter().copied()),
+            };
             notes.error_help(place, format!("there is no {what} `{word}`"), help);
         }
     }

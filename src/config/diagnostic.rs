@@ -242,11 +242,24 @@ pub(super) fn one_of<'a>(known: impl IntoIterator<Item = &'a str>) -> String {
 /// Words of a later release, and what to say about them.
 pub(super) fn of_a_later_release(word: &str) -> Option<&'static str> {
     Some(match word {
-        "gate" | "kill" => "is done by the agent on the broker's host, which comes with a later release",
-        "lease" => "is kept by the agent on the broker's host, which comes with a later release",
-        "agent" => "needs the agent on the broker's host, which comes with a later release",
         "rewind" | "rebuild" => "comes with a later release: write `follow`, `ask` or `never`",
-        "sql" | "preserve" => "comes with a later release",
+        "sql" => "comes with a later release",
+        _ => return None,
+    })
+}
+
+/// Where a word belongs that stands in the wrong place.
+pub(super) fn belongs_elsewhere(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "agent" | "agents" => {
+            "where an agent is reached stands under `mesh.parties`, how it guards under `agent` of the cluster"
+        }
+        "gate" => "a gate stands under `agent` of the cluster, closing it under `failover.fence`",
+        "kill" => "it stands under `failover.fence`",
+        "lease" | "preserve" => "it stands under `failover`",
+        "observe" => "it stands in the cluster, beside `agent`",
+        "parties" | "real_time" => "it stands under `mesh`",
+        "unsafe_colocated" => "it stands under `arbiter`",
         _ => return None,
     })
 }

@@ -126,6 +126,10 @@ fn proof(cluster: &ClusterPolicy, findings: &mut Vec<Finding>) {
         return;
     }
     for member in &cluster.members {
+        // The end of its lease is a proof that nothing has to be reached for.
+        if failover.lease.is_some() && member.has_agent && Proof::LeaseOver.meets(failover.proof_needed) {
+            continue;
+        }
         let methods: Vec<_> = failover.fence.iter().flatten().filter(|m| m.applies_to(&member.name)).collect();
         // With a broker kind, the forbidden write raises a claim to a proof that was read back.
         let raised = |p: Proof| if cluster.has_broker && p == Proof::Claim { Proof::ReadBack } else { p };
@@ -215,8 +219,9 @@ fn when_isolated(signal: &SignalPolicy, condition: &Condition) -> Truths {
         // Nodes push these. Without a fresh report nothing is known, whatever it said before.
         (SignalKind::Arrivals | SignalKind::Canary, Observers::Nodes(_)) => node_report(signal.kind, condition),
         // Pushed by Alertmanager. What fired before the cut is not due to the cut.
-        (SignalKind::Alert, _) => Truths::NOT_TRUE,
-        // Pushed by members: they stop, and that is all there is.
+        (SignalKind::Alert, Observers::Arbiter | Observers::Nodes(_)) => Truths::NOT_TRUE,
+        // Pushed by members or their agents, over whatever path is left: they stop, and that is all there is. What an
+        // agent's kernel proved needs a fresh beat, and there is none.
         (_, Observers::Members) => match condition {
             Condition::Silent(_) | Condition::PhiAbove(_) | Condition::UnreachableBy(_) => Truths::TRUE,
             _ => Truths::UNKNOWN,
@@ -287,6 +292,9 @@ mod tests {
       port: { tcp: {}, of: primary, every: 1s }
       script: { exec: { command: [/bin/x] }, of: primary, every: 1s }
       load: { prometheus: { url: "http://{address}/", metric: m }, of: nodes, every: 1s }
+      process: { agent: { watch: process, of: primary } }
+      processes: { agent: { watch: process, of: members } }
+      frozen: { agent: { watch: frozen, of: primary } }
 "#;
 
     fn findings(when: &str, failover: &str) -> Vec<Finding> {
@@ -417,6 +425,7 @@ clusters:
     #[test]
     fn a15_an_arbiter_on_a_members_host_is_named() {
         let text = include_str!("../../config/examples/redis.yaml").replace("10.0.0.13:7400", "10.0.0.12:7400");
+        let text = text.replace("  name: arbiter-1\n", "  name: arbiter-1\n  unsafe_colocated: true\n");
         let text = text.replace("${file:", "0123456789abcdef $${");
         let config = load_text(&text, "t.yaml", &Nothing).map_err(|m| m.to_string()).unwrap();
         assert_eq!(lint(&config).iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::Colocated]);

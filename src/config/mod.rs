@@ -29,7 +29,7 @@ mod shape;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
-pub use interpolate::{Environment, ProcessEnvironment, WithoutSecrets};
+pub use interpolate::{AgentEnvironment, Environment, ProcessEnvironment, Reader, WithoutSecrets};
 
 /// A file, resolved.
 #[derive(Clone, Debug)]

@@ -59,8 +59,8 @@ pub(super) enum ListOrMap<T> {
 
 /// A word, or a map.
 #[derive(Clone, Debug)]
-pub(super) enum WordOrMap<T> {
-    Word(At<String>),
+pub(super) enum WordOrMap<T, W = String> {
+    Word(At<W>),
     Map(T),
 }
 
@@ -121,8 +121,8 @@ impl<'de, T: Deserialize<'de>> ReadSecond<'de, u32, ListOrMap<T>> for ReadShape 
         if shape == 2 { second(seq).map(ListOrMap::Map) } else { second(seq).map(ListOrMap::List) }
     }
 }
-impl<'de, T: Deserialize<'de>> ReadSecond<'de, u32, WordOrMap<T>> for ReadShape {
-    fn read<S: de::SeqAccess<'de>>(self, shape: u32, seq: &mut S) -> Result<WordOrMap<T>, S::Error> {
+impl<'de, T: Deserialize<'de>, W: Deserialize<'de>> ReadSecond<'de, u32, WordOrMap<T, W>> for ReadShape {
+    fn read<S: de::SeqAccess<'de>>(self, shape: u32, seq: &mut S) -> Result<WordOrMap<T, W>, S::Error> {
         if shape == 2 { second(seq).map(WordOrMap::Map) } else { second(seq).map(WordOrMap::Word) }
     }
 }
@@ -154,7 +154,13 @@ macro_rules! shaped {
         }
     )* };
 }
-shaped! { OneOrMany ListOrMap WordOrMap }
+shaped! { OneOrMany ListOrMap }
+
+impl<'de, T: Deserialize<'de>, W: Deserialize<'de>> Deserialize<'de> for WordOrMap<T, W> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_newtype_struct(SHAPED, Two(ReadShape, PhantomData))
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -203,7 +209,7 @@ inline_schema! {
         let words = json!({ "type": "array", "items": { "type": "string" } });
         json_schema!({ "anyOf": [words, g.subschema_for::<Entries<T>>()] })
     };
-    <T> WordOrMap<T>: |g| json_schema!({ "anyOf": [{ "type": "string" }, g.subschema_for::<T>()] });
+    <T, W> WordOrMap<T, W>: |g| json_schema!({ "anyOf": [g.subschema_for::<W>(), g.subschema_for::<T>()] });
     <K, M> Tagged<K, M>: |g| tagged_schema(K::json_schema(g), &M::json_schema(g));
 }
 

@@ -18,6 +18,11 @@ pub struct Agent {
     pub name: String,
 }
 
+/// A fence of every agent: it has nothing to set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Alone {}
+
 /// The way to the agents. Implemented by the arbiter's end of the mesh.
 #[async_trait]
 pub trait Agents: Send + Sync {
@@ -32,6 +37,19 @@ pub trait Agents: Send + Sync {
 }
 
 impl Agent {
+    /// Closes the gate before its ports.
+    pub const GATE: &str = "gate";
+    /// Kills its whole control group, its restart inhibited.
+    pub const KILL: &str = "kill";
+    /// Its own read-only flag, set from beside it.
+    pub const READ_ONLY: &str = "read_only";
+
+    /// The fence of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into() }
+    }
+
     /// Makes the method usable.
     ///
     /// # Errors
@@ -45,9 +63,9 @@ impl Agent {
     #[must_use]
     pub fn best_proof(&self) -> Option<Proof> {
         match self.name.as_str() {
-            "gate" => Some(Proof::Gate),
-            "kill" => Some(Proof::Stopped),
-            "read_only" => Some(Proof::ReadBack),
+            Self::GATE => Some(Proof::Gate),
+            Self::KILL => Some(Proof::Stopped),
+            Self::READ_ONLY => Some(Proof::ReadBack),
             _ => None,
         }
     }

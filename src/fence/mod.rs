@@ -43,11 +43,26 @@ pub enum AnyFence {
     Http(http::Http),
     /// A ClusterLabs fence agent.
     FenceAgent(fence_agent::FenceAgent),
-    /// A fence on the member's host, done by the agent there.
+    /// A fence on the member's host, done by the agent there: `gate`, `kill`, `read_only`, or one of its own list.
     Agent(agent::Agent),
+    /// The agent closes the gate before the member's ports: short for `agent: gate`.
+    Gate(agent::Alone),
+    /// The agent kills the member's whole control group and inhibits its restart: short for `agent: kill`.
+    Kill(agent::Alone),
 }
 
 impl AnyFence {
+    /// The fence of the agent that it is, if it is one: `gate` and `kill` are words for such.
+    #[must_use]
+    pub fn as_agent(&self) -> Option<agent::Agent> {
+        match self {
+            Self::Agent(agent) => Some(agent.clone()),
+            Self::Gate(_) => Some(agent::Agent::named(agent::Agent::GATE)),
+            Self::Kill(_) => Some(agent::Agent::named(agent::Agent::KILL)),
+            _ => None,
+        }
+    }
+
     /// Makes the method usable. Touches nothing. `read_only` needs the broker kind's flag, `agent` the
     /// way to the agents.
     ///
@@ -68,6 +83,8 @@ impl AnyFence {
             Self::Http(config) => config.build()?,
             Self::FenceAgent(config) => config.build()?,
             Self::Agent(config) => config.build(agents)?,
+            Self::Gate(_) => agent::Agent::named(agent::Agent::GATE).build(agents)?,
+            Self::Kill(_) => agent::Agent::named(agent::Agent::KILL).build(agents)?,
         };
         Ok(Box::new(guarded::Guarded::new(inner)))
     }

@@ -9,7 +9,7 @@ use crate::{
         shape::{At, OneOrMany},
         yaml::Id,
     },
-    fence::AnyFence,
+    fence::{AnyFence, agent::Agent},
     model::{
         Mode, Proof, SignalName,
         policy::{FailoverPolicy, MethodPolicy, Rejoin},
@@ -36,12 +36,9 @@ impl Resolver<'_> {
             return self.tree.get(cluster.id, "failover").is_none().then(nothing_to_do);
         };
         let f = &at.value;
-        if let Some(lease) = &f.lease {
-            let place = self.tree.node(lease.0).key.map_or_else(|| self.tree.head(lease.0), |k| self.tree.place(k));
-            self.notes
-                .error(place, "`lease` is kept by the agent on the broker's host, which comes with a later release");
-        }
-        let (fence, fence_kinds) = self.fence_levels(view, at.id, f);
+        let lease = f.lease.as_ref().and_then(|lease| self.lease(view, cluster, lease));
+        let (fence, fence_kinds) = self.fence_levels(view, cluster, at.id, f);
+        let preserve_within = self.preserve(f, &fence, &fence_kinds);
         let proof_needed = f.proof.as_ref().map_or(Proof::Gate, |p| match p.value {
             NeededProof::Claim => Proof::Claim,
             NeededProof::ReadBack => Proof::ReadBack,
@@ -66,7 +63,9 @@ impl Resolver<'_> {
         let catch_up_within = self.span(&f.catch_up.within, 5 * SECOND);
         let promote_within = self.span(&f.promote.within, 5 * SECOND);
         let redirect_within = self.span(&f.redirect_within, 10 * SECOND);
+        // The wait for the lease runs beside the methods.
         let fence_time: Duration = fence.iter().flatten().map(|m| m.deadline).sum();
+        let fence_time = fence_time.max(lease.as_ref().map_or(Duration::ZERO, |l| l.wait));
         let whole = fence_time + catch_up_within + promote_within + redirect_within;
         let cooldown = self.span(&f.cooldown, whole.max(600 * SECOND));
         if let Some(at) = f.cooldown.as_ref().filter(|_| cooldown < whole) {
@@ -94,8 +93,8 @@ impl Resolver<'_> {
         }
         let policy = FailoverPolicy {
             fence,
-            lease: None,
-            preserve_within: Duration::ZERO,
+            lease,
+            preserve_within,
             proof_needed,
             is_unsafe: is_lowered,
             catch_up_within,
@@ -146,6 +145,7 @@ impl Resolver<'_> {
     fn fence_levels(
         &mut self,
         view: &ClusterView,
+        cluster: &At<Cluster>,
         id: Id,
         f: &schema::Failover,
     ) -> (Vec<Vec<MethodPolicy>>, Vec<Vec<AnyFence>>) {
@@ -164,15 +164,46 @@ impl Resolver<'_> {
                 OneOrMany::One(method) => std::slice::from_ref(method),
                 OneOrMany::Many(list) => list,
             };
-            policies.push(methods.iter().map(|m| self.fence_method(view, m)).collect());
-            kinds.push(methods.iter().map(|m| m.value.kind.clone()).collect());
+            policies.push(methods.iter().map(|m| self.fence_method(view, cluster, m)).collect());
+            let kind =
+                |m: &schema::FenceEntry| m.value.kind.as_agent().map_or_else(|| m.value.kind.clone(), AnyFence::Agent);
+            kinds.push(methods.iter().map(kind).collect());
         }
         (policies, kinds)
     }
 
+    /// How long the agent may gather evidence of the dying before it kills.
+    fn preserve(&mut self, f: &schema::Failover, fence: &[Vec<MethodPolicy>], kinds: &[Vec<AnyFence>]) -> Duration {
+        let methods = fence.iter().flatten().zip(kinds.iter().flatten());
+        let kills =
+            methods.filter(|(_, k)| k.as_agent().is_some_and(|a| a.name == Agent::KILL)).map(|(m, _)| m.deadline);
+        let deadline = kills.min();
+        let Some(at) = &f.preserve.within else {
+            let default = Duration::from_millis(300);
+            return deadline.map_or(Duration::ZERO, |d| default.min(d / 2));
+        };
+        match deadline {
+            None if !at.value.0.is_zero() => {
+                let help = "add `kill` to `fence`, or leave `preserve` out";
+                self.error_help(at, "evidence is preserved by the agent before its `kill`, and there is none", help);
+            }
+            Some(deadline) if at.value.0 >= deadline => {
+                let message = format!("this leaves no time to kill: the deadline of `kill` is {}", human(deadline));
+                self.error_help(at, message, "make it shorter, or the `deadline` beside `kill` longer");
+            }
+            _ => {}
+        }
+        at.value.0
+    }
+
     /// Whether the proof is lowered, and whether the file says so.
     fn is_lowered(&mut self, f: &schema::Failover, needed: Proof, kinds: &[Vec<AnyFence>]) -> bool {
-        let binds_everyone = kinds.iter().flatten().any(|k| matches!(k, AnyFence::ReadOnly(_)));
+        let is_flag = |k: &AnyFence| match k {
+            AnyFence::ReadOnly(_) => true,
+            AnyFence::Agent(agent) => agent.name == Agent::READ_ONLY,
+            _ => false,
+        };
+        let binds_everyone = kinds.iter().flatten().any(is_flag);
         let is_lowered = needed < Proof::Gate && !(needed == Proof::ReadBack && binds_everyone);
         let says_so = f.unsafe_.as_ref().is_some_and(|u| u.value);
         match (&f.proof, &f.unsafe_) {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{ClusterView, Resolver};
+use super::{ClusterView, Resolver, agent::best_agent_proof};
 use crate::{
     config::{
-        schema::FenceEntry,
+        schema::{Cluster, FenceEntry},
+        shape::At,
         yaml::{Id, Value},
     },
-    fence::{AnyFence, signal::Supervisor},
+    fence::{AnyFence, agent::Agent, signal::Supervisor},
     model::{Proof, policy::MethodPolicy, time::human},
 };
 
@@ -26,14 +27,17 @@ pub(crate) fn best_proof(fence: &AnyFence) -> Proof {
         AnyFence::Exec(_) | AnyFence::Http(_) => Proof::Claim,
         AnyFence::FenceAgent(f) if f.action.as_deref().is_none_or(|a| a == "off") => Proof::PowerOff,
         AnyFence::FenceAgent(_) => Proof::Claim,
+        // What stands in the cluster's `agent` is in `agent::best_agent_proof`.
         AnyFence::Agent(f) => f.best_proof().unwrap_or(Proof::Claim),
+        AnyFence::Gate(_) => Proof::Gate,
+        AnyFence::Kill(_) => Proof::Stopped,
     }
 }
 
 /// Whether the method works only with the consent of what it stops. Even a proof by exit code does not change that.
 pub(crate) fn is_cooperative(label: &str, best_proof: Proof) -> bool {
     let kind = label.split(' ').next().unwrap_or(label);
-    matches!(kind, "read_only" | "file_flag") || best_proof <= Proof::Claim
+    matches!(kind, "read_only" | "file_flag") || label == "agent read_only" || best_proof <= Proof::Claim
 }
 
 const fn kind(fence: &AnyFence) -> (&'static str, u64) {
@@ -47,7 +51,8 @@ const fn kind(fence: &AnyFence) -> (&'static str, u64) {
         AnyFence::Exec(_) => ("exec", 30),
         AnyFence::Http(_) => ("http", 10),
         AnyFence::FenceAgent(_) => ("fence_agent", 60),
-        AnyFence::Agent(_) => ("agent", 10),
+        AnyFence::Agent(_) | AnyFence::Kill(_) => ("agent", 10),
+        AnyFence::Gate(_) => ("agent", 2),
     }
 }
 
@@ -62,7 +67,12 @@ pub(super) fn plain_url(url: &str) -> String {
 
 impl Resolver<'_> {
     /// The one method below `id`, as the policy knows it.
-    pub(super) fn fence_method(&mut self, view: &ClusterView, entry: &FenceEntry) -> MethodPolicy {
+    pub(super) fn fence_method(
+        &mut self,
+        view: &ClusterView,
+        cluster: &At<Cluster>,
+        entry: &FenceEntry,
+    ) -> MethodPolicy {
         let fence = &entry.value.kind;
         let modifiers = &entry.value.modifiers;
         self.check_fence(view, entry.id, fence);
@@ -80,7 +90,20 @@ impl Resolver<'_> {
             );
             self.notes.error_help(place, message, "make `term_for` shorter, or `deadline` longer");
         }
-        let only_for = modifiers.members.iter().filter_map(|m| self.member_name(view, m)).collect();
+        let mut only_for: Vec<_> = modifiers.members.iter().filter_map(|m| self.member_name(view, m)).collect();
+        let agent = fence.as_agent();
+        if let Some(agent) = &agent {
+            self.check_agent_fence(view, cluster, entry.id, &agent.name);
+            for at in &modifiers.members {
+                if view.members.iter().any(|m| m.as_str() == at.value) && !view.agents.contains(at.value.as_str()) {
+                    self.error_help(at, format!("`{}` has no agent", at.value), "add it to `mesh.parties`");
+                }
+            }
+            // It can be used where there are agents, and nowhere else.
+            if only_for.is_empty() && view.agents.len() < view.members.len() {
+                only_for = view.members.iter().filter(|m| view.agents.contains(*m)).cloned().collect();
+            }
+        }
         let more = match fence {
             AnyFence::Systemd(f) => f.unit.clone(),
             AnyFence::FileFlag(f) => f.path.clone(),
@@ -88,11 +111,14 @@ impl Resolver<'_> {
             AnyFence::Http(f) => plain_url(&f.fence.url),
             AnyFence::FenceAgent(f) => f.name.clone(),
             AnyFence::Agent(f) => f.name.clone(),
+            AnyFence::Gate(_) => Agent::GATE.into(),
+            AnyFence::Kill(_) => Agent::KILL.into(),
             AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) => String::new(),
         };
         let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
         let admits = matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
-        MethodPolicy { label, deadline, best_proof: best_proof(fence), only_for, admits }
+        let best_proof = agent.map_or_else(|| best_proof(fence), |a| best_agent_proof(&cluster.value, &a));
+        MethodPolicy { label, deadline, best_proof, only_for, admits }
     }
 
     /// A program's name, as it stands in the file: a secret has no place in a label.
@@ -111,7 +137,7 @@ impl Resolver<'_> {
         found.map_or_else(|| self.tree.head(id), |id| self.tree.head(id))
     }
 
-    fn check_fence(&mut self, view: &ClusterView, id: Id, fence: &AnyFence) {
+    pub(super) fn check_fence(&mut self, view: &ClusterView, id: Id, fence: &AnyFence) {
         let mut missing = Vec::new();
         let mut proof = None;
         match fence {
@@ -165,7 +191,11 @@ impl Resolver<'_> {
                     self.notes.error_help(place, format!("`{action}` fences nothing"), "write `off`, or `reboot`");
                 }
             }
-            AnyFence::ReadOnly(_) | AnyFence::Firewall(_) | AnyFence::Agent(_) => {}
+            AnyFence::ReadOnly(_)
+            | AnyFence::Firewall(_)
+            | AnyFence::Agent(_)
+            | AnyFence::Gate(_)
+            | AnyFence::Kill(_) => {}
         }
         for field in missing {
             self.missing_in_kind(id, field);

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -21,17 +21,22 @@ use crate::model::{
     policy::{ArbiterPolicy, MemberPolicy},
 };
 
+mod agent;
 mod failover;
 pub(super) mod fence;
+mod lease;
+mod mesh;
 mod rule;
 pub(super) mod signal;
+
+use mesh::MeshView;
 
 /// Resolves the whole file; `None` when too little of it could be read.
 pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     let root = tree.root?;
     mask_secrets_in_clear(tree, notes);
     let file: schema::File = decode(tree, root, notes)?;
-    let mut r = Resolver { tree, notes };
+    let mut r = Resolver { tree, notes, mesh: MeshView::of(tree, root) };
 
     let arbiter = r.need(root, "arbiter", &file.arbiter).and_then(|a| r.arbiter(a));
     let mut clusters = BTreeMap::new();
@@ -48,8 +53,16 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
             }
         }
     }
+    let mesh = file.mesh.as_ref().and_then(|m| {
+        let arbiter = arbiter.as_ref().map(|(config, _)| config);
+        r.mesh(m, arbiter, file.clusters.as_ref())
+    });
+    r.check_tables(&clusters);
     for report in &file.report {
         r.check_report(report);
+    }
+    if let Some((config, _)) = &arbiter {
+        r.colocated(&file, config);
     }
     if let (Some((config, _)), Some(list)) = (&arbiter, &file.clusters) {
         r.check_access(&file, config, &list.value);
@@ -61,7 +74,7 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     let mut policy = Policy { hash: String::new(), arbiter: limits, clusters: policies };
     policy.hash = hash(&policy);
     let reports = file.report.into_iter().map(|r| r.value).collect();
-    let config = Config { policy, arbiter, clusters, mesh: None, reports, warnings: Vec::new() };
+    let config = Config { policy, arbiter, clusters, mesh, reports, warnings: Vec::new() };
     for finding in lint::lint(&config) {
         let place = r.place_of(root, finding.cluster.as_ref(), finding.rule.as_ref().map(|n| n.as_str()));
         r.notes.warning(place, finding.message);
@@ -109,9 +122,16 @@ fn is_empty(value: &Value, text: &str) -> bool {
     }
 }
 
+/// The host of a `host:port`, if it is written as an IP address.
+fn as_ip(address: &str) -> Option<IpAddr> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
 struct Resolver<'a> {
     tree: &'a Tree,
     notes: &'a mut Notes,
+    mesh: Option<MeshView>,
 }
 
 /// What is known of a cluster while its parts are resolved.
@@ -123,6 +143,12 @@ struct ClusterView {
     /// All nodes.
     nodes: Vec<NodeName>,
     has_broker: bool,
+    /// Whether the cluster says how its agents guard.
+    has_agent_section: bool,
+    /// Whether they have a gate.
+    has_gate: bool,
+    /// The members that have an agent.
+    agents: BTreeSet<MemberName>,
 }
 
 impl Resolver<'_> {
@@ -367,11 +393,16 @@ impl Resolver<'_> {
             Some(Value::Seq(items)) => items.iter().map(|i| self.tree.node(*i).text.as_str()).collect(),
             _ => keys("nodes").unwrap_or_default(),
         };
+        let section = self.tree.get(cluster.id, "agent");
+        let has_agent = |name: &&&str| section.is_some() && self.mesh.as_ref().is_some_and(|m| m.has(name));
         ClusterView {
             id: cluster.id,
+            agents: members.iter().filter(has_agent).map(|name| MemberName::from(*name)).collect(),
             members: members.into_iter().map(MemberName::from).collect(),
             nodes: nodes.into_iter().map(NodeName::from).collect(),
             has_broker: self.tree.get(cluster.id, "broker").is_some(),
+            has_agent_section: section.is_some(),
+            has_gate: section.is_some_and(|id| self.tree.get(id, "gate").is_some()),
         }
     }
 
@@ -386,8 +417,10 @@ impl Resolver<'_> {
             );
         }
         let cluster_name = ClusterName::from(name.value.as_str());
-        let (members, targets) = self.members(&cluster_name, at)?;
+        let (members, targets) = self.members(&cluster_name, &view, at)?;
         let nodes = self.nodes(c);
+        let guards = self.guards(&view, at, &targets);
+        let observes = self.observes(at, &name.value, &nodes);
         let initial_primary = c.primary.as_ref().and_then(|p| self.member_name(&view, p));
         if c.primary.is_none() && !view.has_broker && members.len() > 1 {
             let help = "add `primary: <member>`, or a `broker` kind that can be asked";
@@ -415,27 +448,19 @@ impl Resolver<'_> {
             failover,
         };
         let broker = c.broker.as_ref().map(|b| b.value.clone());
-        Some((
-            policy,
-            ClusterConfig {
-                broker,
-                members: targets,
-                nodes,
-                sources,
-                fence,
-                guards: BTreeMap::new(),
-                observes: BTreeMap::new(),
-                redirect,
-            },
-        ))
+        Some((policy, ClusterConfig { broker, members: targets, nodes, sources, fence, guards, observes, redirect }))
     }
 
-    fn members(&mut self, cluster: &ClusterName, at: &At<Cluster>) -> Option<(Vec<MemberPolicy>, Vec<Target>)> {
+    fn members(
+        &mut self,
+        cluster: &ClusterName,
+        view: &ClusterView,
+        at: &At<Cluster>,
+    ) -> Option<(Vec<MemberPolicy>, Vec<Target>)> {
         let list = self.need(at.id, "members", &at.value.members)?;
         if self.tree.entries(list.id).is_empty() {
             self.error(list, "there is no member: name at least the primary");
         }
-        let nodes = self.view(at).nodes;
         let (mut policies, mut targets): (Vec<MemberPolicy>, Vec<Target>) = (Vec::new(), Vec::new());
         for (name, member) in &list.value.0 {
             self.check_name(name, "a member's name");
@@ -445,7 +470,7 @@ impl Resolver<'_> {
                     format!("`{}` means something else in `of` and `from`: give another name", name.value),
                 );
             }
-            if nodes.iter().any(|n| n.as_str() == name.value) {
+            if view.nodes.iter().any(|n| n.as_str() == name.value) {
                 self.error(
                     name,
                     format!("`{}` is the name of a node too, so that reports could not be told apart", name.value),
@@ -464,11 +489,11 @@ impl Resolver<'_> {
                 address: address.value.clone(),
             });
             policies.push(MemberPolicy {
+                has_agent: view.agents.contains(&member_name),
                 name: member_name,
                 address: address.value.clone(),
                 priority: member.value.priority.unwrap_or(100),
                 zone: member.value.zone.clone(),
-                has_agent: false,
             });
         }
         Some((policies, targets))

@@ -76,7 +76,7 @@ impl Resolver<'_> {
             if RESERVED.contains(&name.value.as_str()) {
                 self.error(name, format!("`{}` is a word of the rules: give the signal another name", name.value));
             }
-            if let Some(signal) = self.signal(view, entry) {
+            if let Some(signal) = self.signal(view, cluster, entry) {
                 signals.insert(SignalName::from(name.value.as_str()), signal);
             }
         }
@@ -95,7 +95,12 @@ impl Resolver<'_> {
         signals
     }
 
-    fn signal(&mut self, view: &ClusterView, at: &At<Tagged<SignalSource, SignalModifiers>>) -> Option<Signal> {
+    fn signal(
+        &mut self,
+        view: &ClusterView,
+        cluster: &At<Cluster>,
+        at: &At<Tagged<SignalSource, SignalModifiers>>,
+    ) -> Option<Signal> {
         let (kind, modifiers) = (&at.value.kind, &at.value.modifiers);
         let inner = |r: &Self| {
             let is_kind = |id: Id| !["of", "every", "timeout", "traffic"].contains(&r.tree.node(id).text.as_str());
@@ -113,6 +118,7 @@ impl Resolver<'_> {
                 return match other {
                     SignalSource::Push(push) => self.push(view, push),
                     SignalSource::Alert(alert) => self.alert(id, &alert.labels),
+                    SignalSource::Agent(agent) => self.agent_signal(view, cluster, id, agent),
                     SignalSource::Broker(ask) => {
                         if !view.has_broker {
                             self.notes
@@ -276,7 +282,7 @@ impl Resolver<'_> {
         Some((every, span))
     }
 
-    fn subjects(&mut self, view: &ClusterView, of: &At<String>) -> Option<Subjects> {
+    pub(super) fn subjects(&mut self, view: &ClusterView, of: &At<String>) -> Option<Subjects> {
         Some(match of.value.as_str() {
             "primary" => Subjects::Primary,
             "standbys" => {

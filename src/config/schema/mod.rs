@@ -25,6 +25,10 @@ use crate::{
     report::AnyReport,
 };
 
+mod agent;
+
+pub(super) use agent::{Agent, AgentWatch, Gate, Guarded, Lease, LeaseText, Mesh, Observe, Party};
+
 /// Coroner's configuration: one file for every host.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -32,6 +36,8 @@ pub(super) struct File {
     /// The arbiter's own part.
     #[schemars(required)]
     pub(super) arbiter: Option<At<Arbiter>>,
+    /// The mesh of arbiters and agents. Without it, there are no agents.
+    pub(super) mesh: Option<At<Mesh>>,
     /// The watched services, by name.
     #[schemars(required)]
     pub(super) clusters: Option<At<Entries<Cluster>>>,
@@ -65,6 +71,8 @@ pub(super) struct Arbiter {
     pub(super) storm: Storm,
     /// How often fence paths are checked without harm. Default 1m.
     pub(super) check_fences_every: Option<At<Span>>,
+    /// Allows the arbiter on a member's host, and two voters on one host.
+    pub(super) unsafe_colocated: bool,
 }
 
 /// Where the arbiter listens.
@@ -164,6 +172,10 @@ pub(super) struct Cluster {
     pub(super) death_rules: Vec<At<Rule>>,
     /// How a failover is done.
     pub(super) failover: Option<At<Failover>>,
+    /// How the agents of the members guard their brokers.
+    pub(super) agent: Option<At<Agent>>,
+    /// What the agents of the nodes do.
+    pub(super) observe: Option<At<Observe>>,
 }
 
 /// One instance.
@@ -177,8 +189,6 @@ pub(super) struct Member {
     pub(super) priority: Option<u32>,
     /// Where it stands.
     pub(super) zone: Option<String>,
-    /// `host:port` of the agent beside it. Kept for a later release.
-    pub(super) agent: Option<String>,
 }
 
 /// One node.
@@ -211,6 +221,8 @@ pub(super) enum SignalSource {
     Prometheus(prometheus::Prometheus),
     /// A file.
     File(file::File),
+    /// What the members' agents see on their hosts.
+    Agent(AgentWatch),
 }
 
 /// What stands beside the kind of a probe.
@@ -462,9 +474,10 @@ pub(super) struct Failover {
     pub(super) cooldown: Option<At<Span>>,
     /// How many automatic failovers there may be in which time. Default 3 in 1d.
     pub(super) budget: Budget,
-    /// The lease of the primary's agent: for a later release.
-    #[schemars(skip)]
-    pub(super) lease: Option<Raw>,
+    /// The lease of the primary: its length, or a map for more. When it is over, that is a proof too.
+    pub(super) lease: Option<At<LeaseText>>,
+    /// Evidence of the dying primary, gathered by its agent before it is killed. Default: within 300ms; `0s`: none.
+    pub(super) preserve: Limit,
 }
 
 /// One fence method with its modifiers.
