@@ -270,6 +270,7 @@ impl Resolver<'_> {
             tilt_for: self.span(&a.tilt.for_, default.tilt_for),
             storm_clusters,
             storm_within: self.span(&a.storm.within, default.storm_within),
+            check_fences_every: self.span(&a.check_fences_every, default.check_fences_every),
         };
         let day = Duration::from_secs(86_400);
         let config = ArbiterConfig {
@@ -283,7 +284,7 @@ impl Resolver<'_> {
             store: store?,
             keep_history_for: self.span(&a.history.keep_for, 30 * day),
             keep_observations: a.history.max_observations.as_ref().map_or(1_000_000, |n| n.value),
-            check_fences_every: self.span(&a.check_fences_every, Duration::from_secs(60)),
+            check_fences_every: limits.check_fences_every,
         };
         Some((config, limits))
     }
