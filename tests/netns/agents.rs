@@ -20,7 +20,7 @@ pub(crate) const LEASE: Duration = Duration::from_millis(200);
 pub(crate) fn key(lab: &Lab, host: &str) -> String {
     let path = lab.path(&format!("{host}.key"));
     if !path.exists() {
-        std::fs::write(&path, PrivateKey::generate().unwrap().to_text()).unwrap();
+        std::fs::write(&path, PrivateKey::generate().unwrap().reveal()).unwrap();
     }
     std::fs::read_to_string(path).unwrap()
 }
@@ -29,7 +29,7 @@ pub(crate) fn key(lab: &Lab, host: &str) -> String {
 pub(crate) fn config(lab: &Lab) -> String {
     let mut parties = String::new();
     for host in HOSTS.into_iter().chain(["a"]) {
-        let public = PrivateKey::from_text(&key(lab, host)).unwrap().public().to_text();
+        let public = PrivateKey::parse(&key(lab, host)).unwrap().public();
         parties += &format!("    {host}: {{ key: \"{public}\", address: \"{}:7402\" }}\n", address(host));
     }
     CONFIG.replace("@PARTIES@", &parties).replace("@NODES@", &NODES.join(", "))

@@ -127,7 +127,7 @@ impl Link {
             Output::Heard { from, beat, .. } => {
                 for seen in feed::observations(&handle.config(), &from, &beat) {
                     // A full queue drops it; the next beat says the same.
-                    drop(handle.observe(seen));
+                    let _ = handle.observe(seen);
                 }
                 self.state().heard.insert(from, Heard { at: clock::now(), beat });
                 self.see_to_it(handle);
