@@ -5,4 +5,6 @@
 
 pub mod evidence;
 pub mod gate;
+pub mod host;
+pub mod preserve;
 pub mod spec;
