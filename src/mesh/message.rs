@@ -42,10 +42,17 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
-    /// I do not know your life: tell me.
-    Hello,
-    /// Answer to `Hello`, and to a message for a former life. The envelope's own fields say it all.
-    Welcome,
+    /// I do not know your life: tell me. Also what a message for a former life is answered with.
+    Hello {
+        /// Number of the question.
+        number: u64,
+    },
+    /// Answer to `Hello`, with its number: the sender lives this life, later than the question was asked. Nothing else
+    /// teaches a life, so nothing recorded or delayed can bring a former one back.
+    Welcome {
+        /// Number of the question.
+        number: u64,
+    },
     /// Directly only, never relayed: is this link up? Answered by `Pong` with the same number.
     Ping {
         /// Number of the question.
@@ -91,6 +98,8 @@ pub enum Body {
         cluster: ClusterName,
         /// The new epoch.
         epoch: Epoch,
+        /// See [`Renew::safety`]: a voter whose file disagrees does not seal either, for its wait may be too short.
+        safety: u64,
     },
     /// Sealed, durably.
     Sealed {
@@ -154,6 +163,9 @@ pub enum GrantRefusal {
     /// The two files disagree on what keeps leases safe.
     #[error("the two files disagree on the lease's length, wait or voters")]
     SafetyDiffers,
+    /// This voter learned of the epoch by no arbiter's seal, and by its own count an older lease may still run.
+    #[error("an older lease may still run")]
+    LeaseRuns,
     /// Not a voter of this cluster, or the member may not be primary.
     #[error("not a matter of this voter")]
     NotMine,

@@ -12,3 +12,4 @@ pub mod keys;
 pub mod message;
 pub mod party;
 pub mod route;
+mod session;

@@ -4,6 +4,12 @@
 //! time, and carries out what it asks for, in this order: everything behind a [`Output::Persist`] waits for
 //! [`Input::Persisted`], but [`Output::Gate`] with `until: None` (closing never waits for a disk).
 
+mod agent;
+mod arbiter;
+mod cluster;
+mod leases;
+mod queue;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -12,7 +18,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::message::{Beat, DeedOrder, Life};
+use self::{
+    agent::{Beats, Challenges, TakenOrders},
+    arbiter::{GivenOrder, HeardBeat},
+    cluster::Cluster,
+    queue::Queue,
+};
+use super::{
+    message::{Beat, Body, DeedOrder, Life},
+    route::{Datagram, Incoming, Route},
+};
 use crate::model::{
     ClusterName, Epoch, MemberName, NodeName, PartyName, Time,
     agent::{DeedResult, LeaseState, OrderId},
@@ -83,6 +98,15 @@ pub struct DurableCluster {
     pub holder: Option<MemberName>,
     /// The epoch in which the guarded member was appointed, while it is.
     pub appointed: Option<Epoch>,
+    /// The epoch in which the guarded member was fenced, until it is brought back.
+    #[serde(default)]
+    pub fenced: Option<Epoch>,
+    /// See [`crate::lease::voter::Memory::is_unproven`].
+    #[serde(default)]
+    pub is_unproven: bool,
+    /// See [`crate::lease::voter::Memory::longest_wait`], in nanoseconds.
+    #[serde(default)]
+    pub longest_wait_ns: u64,
 }
 
 /// What the driver tells.
@@ -97,7 +121,8 @@ pub enum Input {
     },
     /// What [`Output::Persist`] asked for is durable.
     Persisted(u64),
-    /// What the host knows of a guarded member changed, or is told again. A change is beaten out at once.
+    /// What the host knows of a guarded member changed, or is told again. A change is beaten out at once. Until it was
+    /// told once, no lease is asked for.
     Member {
         /// The cluster.
         cluster: ClusterName,
@@ -105,6 +130,12 @@ pub enum Input {
         report: Box<crate::model::agent::MemberReport>,
         /// Whether the evidence lets the lease be renewed: the broker runs and makes progress.
         may_renew: bool,
+    },
+    /// The service manager is about to start the guarded broker, which does not run: ask for its lease all the same,
+    /// if it ran within `restart_grace`.
+    Starting {
+        /// The cluster.
+        cluster: ClusterName,
     },
     /// What a node counted.
     Node {
@@ -165,7 +196,8 @@ pub enum Output {
         /// The whole state.
         durable: Durable,
     },
-    /// Program the gate of the guarded member: open until that moment and no longer, or closed now.
+    /// Program the gate of the guarded member: open until that moment and no longer, or closed now. In a cluster without
+    /// leases, an appointed member's gate is open until the end of time.
     Gate {
         /// The cluster.
         cluster: ClusterName,
@@ -225,60 +257,210 @@ pub struct Sealing {
 
 /// The state machine. All methods are total: wrong input is dropped and counted.
 #[derive(Debug)]
-pub struct Party {}
+pub struct Party {
+    setup: Setup,
+    is_arbiter: bool,
+    route: Route,
+    clusters: BTreeMap<ClusterName, Cluster>,
+    queue: Queue,
+    beats: Beats,
+    challenges: Challenges,
+    taken: TakenOrders,
+    heard: BTreeMap<PartyName, HeardBeat>,
+    given: BTreeMap<OrderId, GivenOrder>,
+}
 
 impl Party {
     /// A party that just started. `keys` signs for `setup.me`.
     #[must_use]
     pub fn new(now: Moment, setup: Setup, keys: super::keys::PrivateKey, durable: Durable) -> Self {
-        let _ = (now, setup, keys, durable);
-        todo!()
+        let is_arbiter = setup.parties.get(&setup.me).is_some_and(|me| me.is_arbiter);
+        let challenges = Challenges::new(&keys, setup.life);
+        let mut durable = durable;
+        let clusters = setup.clusters.iter().map(|(name, cluster)| {
+            let kept = durable.clusters.remove(name).unwrap_or_default();
+            (name.clone(), Cluster::new(now, &setup.me, cluster.clone(), kept))
+        });
+        let clusters = clusters.collect();
+        let route = Route::new(now.boot, &setup, keys);
+        let mut party = Self {
+            is_arbiter,
+            route,
+            clusters,
+            queue: Queue::default(),
+            beats: Beats::new(now.boot),
+            challenges,
+            taken: TakenOrders::default(),
+            heard: BTreeMap::new(),
+            given: BTreeMap::new(),
+            setup,
+        };
+        // Clusters that this process no longer takes part in keep what they sealed.
+        party.queue.others = durable;
+        party.start(now);
+        party
     }
 
     /// Something happened.
     pub fn handle(&mut self, now: Moment, input: Input) {
-        let _ = (now, input);
-        todo!()
+        // What ran out while nobody looked is over before anything new is believed.
+        self.expire(now);
+        match input {
+            Input::Datagram { bytes, source } => self.datagram(now, &bytes, source),
+            Input::Persisted(id) => self.queue.persisted(id),
+            Input::Member { cluster, report, may_renew } => self.member(now, &cluster, *report, may_renew),
+            Input::Starting { cluster } => self.starting(now, &cluster),
+            Input::Node { cluster, arrivals } => {
+                if let Some(cluster) = self.clusters.get_mut(&cluster) {
+                    cluster.arrivals = Some(arrivals);
+                }
+            }
+            Input::GiveUp { cluster } => self.give_up(now, &cluster),
+            Input::Seal { cluster, epoch } => self.begin_seal(now, &cluster, epoch),
+            Input::WithdrawSeal { cluster } => {
+                if let Some(cluster) = self.clusters.get_mut(&cluster) {
+                    cluster.sealing = None;
+                }
+            }
+            Input::Order { to, order } => self.give_order(now, to, *order),
+            Input::Answered { id, result } => self.finish(now, &id, result),
+        }
+        self.advance(now);
     }
 
     /// The time asked for by [`Self::poll_timeout`] has come, or more.
     pub fn handle_timeout(&mut self, now: Moment) {
-        let _ = now;
-        todo!()
+        self.expire(now);
+        self.advance(now);
     }
 
     /// When [`Self::handle_timeout`] is wanted next. The moment is on CLOCK_BOOTTIME; waits that count on
     /// CLOCK_MONOTONIC are looked at again then.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        todo!()
+        let own = [Some(self.route.next_ping()), (!self.is_arbiter).then_some(self.beats.due)];
+        let clusters = self.clusters.values().flat_map(Cluster::timeouts);
+        let given = self.given.values().map(|order| order.send_at.min(order.ends_at));
+        own.into_iter().flatten().chain(clusters).chain(given).min()
     }
 
-    /// The next thing to do.
+    /// The next thing to do. Nothing that depends on a [`Output::Persist`] comes out before it was [`Input::Persisted`].
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.queue.pop()
     }
 
     /// The lease of the guarded member, now.
     #[must_use]
     pub fn lease(&self, now: Moment, cluster: &ClusterName) -> LeaseState {
-        let _ = (now, cluster);
-        todo!()
+        self.clusters.get(cluster).map_or(LeaseState::None, |cluster| cluster.lease_state(now.boot))
     }
 
     /// The largest epoch seen, and whether the guarded member is appointed in it and its lease held: the grant that
     /// `coroner gate` asks for.
     #[must_use]
     pub fn may_start(&self, now: Moment, cluster: &ClusterName) -> MayStart {
-        let _ = (now, cluster);
-        todo!()
+        self.clusters.get(cluster).map_or(MayStart::No(Epoch::ZERO), |cluster| cluster.may_start(now.boot))
     }
 
     /// Counters and link ages, for metrics and `coroner doctor`.
     #[must_use]
     pub fn health(&self, now: Moment) -> Health {
-        let _ = now;
-        todo!()
+        let mut health = Health::default();
+        self.route.report(now.boot, &mut health);
+        for (name, cluster) in &self.clusters {
+            if let Some(guard) = &cluster.guard {
+                health.renewals.insert(name.clone(), guard.health.clone());
+            }
+        }
+        health
+    }
+
+    /// Everything of it that must survive.
+    #[must_use]
+    pub fn durable(&self) -> Durable {
+        let mut durable = self.queue.others.clone();
+        durable.clusters.extend(self.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.durable())));
+        durable
+    }
+
+    fn datagram(&mut self, now: Moment, bytes: &[u8], source: SocketAddr) {
+        let incoming = self.route.receive(now.boot, bytes, source);
+        self.flush_urgent();
+        match incoming {
+            None => {}
+            Some(Incoming::Learned(peer)) => self.learned(now, &peer),
+            Some(Incoming::Message { from, seq, body, is_direct }) => self.message(now, &from, seq, body, is_direct),
+        }
+    }
+
+    fn message(&mut self, now: Moment, from: &PartyName, seq: u64, body: Body, is_direct: bool) {
+        match body {
+            Body::Beat(beat) => self.beat_came(now, from, seq, beat, is_direct),
+            Body::BeatHeard { seq } => self.beats.heard(from, seq),
+            Body::Renew(renew) => self.renew_came(now, from, &renew),
+            Body::Granted { cluster, epoch, request } => self.granted(now, from, &cluster, epoch, request),
+            Body::Refused { cluster, request, sealed, why } => self.refused(now, from, &cluster, request, sealed, why),
+            Body::Seal { cluster, epoch, safety } => self.seal_came(now, from, &cluster, epoch, safety),
+            Body::Sealed { cluster, epoch, wait } => self.sealed_came(from, &cluster, epoch, wait),
+            Body::Order(order) => self.order_came(now, from, *order),
+            Body::Answer { id, result } => self.answer_came(now, from, &id, result),
+            // The route keeps these to itself.
+            Body::Hello { .. } | Body::Welcome { .. } | Body::Ping { .. } | Body::Pong { .. } => {}
+        }
+    }
+
+    /// A peer's life became known: whatever waited for that goes out now.
+    fn learned(&mut self, now: Moment, peer: &PartyName) {
+        // Challenges of its former life are worthless.
+        self.heard.remove(peer);
+        if self.setup.parties.get(peer).is_some_and(|peer| peer.is_arbiter) {
+            self.beats.soon(now.boot);
+        }
+        for cluster in self.clusters.values_mut() {
+            cluster.learned(now.boot);
+        }
+    }
+
+    /// All that is due.
+    fn advance(&mut self, now: Moment) {
+        self.route.handle_timeout(now.boot);
+        self.flush_urgent();
+        let names: Vec<_> = self.clusters.keys().cloned().collect();
+        for name in &names {
+            self.drive_lease(now, name);
+            self.drive_wait(now, name);
+            self.drive_seal(now, name);
+        }
+        self.drive_orders(now);
+        self.drive_beats(now);
+    }
+
+    /// Sends, behind whatever is to be made durable first.
+    fn post(&mut self, now: Moment, to: &PartyName, body: Body, is_doubted: bool) -> Option<u64> {
+        let sent = match self.route.send(now.boot, to, body.clone(), is_doubted) {
+            Ok(sent) => sent,
+            Err(_) => queue::shortened(body).and_then(|body| self.route.send(now.boot, to, body, is_doubted).ok())?,
+        };
+        for Datagram { to, bytes } in self.route.take_outgoing() {
+            self.queue.push(Output::Send { to, bytes });
+        }
+        sent
+    }
+
+    /// Pings, greetings and others' messages depend on nothing durable.
+    fn flush_urgent(&mut self) {
+        for Datagram { to, bytes } in self.route.take_outgoing() {
+            self.queue.push_urgent(Output::Send { to, bytes });
+        }
+    }
+
+    fn persist(&mut self) {
+        let durable = self.durable();
+        self.queue.persist(durable);
+    }
+
+    fn is_order_giver(&self, peer: &PartyName) -> bool {
+        self.setup.parties.get(peer).is_some_and(|peer| peer.is_arbiter)
     }
 }
 

@@ -254,9 +254,12 @@ pub enum Refusal {
     /// The cluster or member is not this agent's.
     #[error("this agent does not guard that member")]
     NotMine,
-    /// Promoting would break a promise: an old lease may still run.
+    /// Promoting would break a promise: an old lease may still run. It passes with time, so the order is repeated.
     #[error("an older lease may still run")]
     LeaseRuns,
+    /// The epoch was given to another member before.
+    #[error("the epoch belongs to another member")]
+    OtherHolder,
 }
 
 /// Identifies an order over repetitions: the act of an incident.
