@@ -44,7 +44,7 @@ fn allowed(part: &str) -> &'static [&'static str] {
         }
         "telemetry" => &["telemetry", "model", "arbiter", "report", "sys"],
         "api" => &["api", "model", "arbiter", "config", "report", "store", "sys", "telemetry"],
-        "agent" => &["agent", "broker", "config", "fence", "lease", "mesh", "model", "sys", "telemetry"],
+        "agent" => &["agent", "broker", "config", "fence", "lease", "mesh", "model", "probe", "sys", "telemetry"],
         "arbiter" => &PARTS,
         "cli" => &PARTS,
         _ => &[],

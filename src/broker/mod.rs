@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ActError, Done, Epoch, Failure, FenceReport, Order, Outcome, Target, WriteAttempt};
+use crate::model::{ActError, Done, Epoch, Failure, FailureKind, FenceReport, Order, Outcome, Target, WriteAttempt};
 
 pub mod redis;
 
@@ -48,6 +48,15 @@ pub enum Ask {
     /// Is a write taken and read back, on a new connection? `Fact::Writable(true)`; a read-only refusal is
     /// `Fact::Writable(false)`; a full disk and the like are failures.
     Write,
+}
+
+/// What is listened to at a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Messages published on these channels.
+    Channels(Vec<String>),
+    /// Entries added to these streams, from now on.
+    Streams(Vec<String>),
 }
 
 /// One kind of broker. Every call opens what it needs, ends by its deadline, and leaves nothing behind.
@@ -96,4 +105,11 @@ pub trait Broker: Send + Sync {
 
     /// The largest epoch stored at the member, if the kind can store one and the member answers.
     async fn stored_epoch(&self, target: &Target, timeout: Duration) -> Option<Epoch>;
+
+    /// Listens like a consumer, and says how many messages came whenever some did. Ends only when it cannot go on: with
+    /// why. A way that went silent is found out, and ends it as well.
+    async fn listen(&self, target: &Target, to: &Listen, came: &(dyn Fn(u64) + Send + Sync)) -> Failure {
+        let _ = (target, to, came);
+        Failure::new(FailureKind::Local, format!("a {} cannot be listened to: count arrivals otherwise", self.kind()))
+    }
 }

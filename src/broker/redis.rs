@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::{Ask, Broker};
+use super::{Ask, Broker, Listen};
 use crate::{
     model::{
         ActError, Done, Epoch, Fact, Failure, FailureKind, FenceReport, Order, Outcome, Secret, Target, WriteAttempt,
@@ -38,6 +38,7 @@ mod acts;
 mod connection;
 mod fence;
 mod info;
+mod listen;
 mod tail;
 
 use connection::{Connection, Door};
@@ -281,6 +282,13 @@ impl Broker for RedisBroker {
         deadline: Duration,
     ) -> Result<Done, ActError> {
         self.make_standby(order, primary, promoted_at, deadline).await
+    }
+
+    async fn listen(&self, target: &Target, to: &Listen, came: &(dyn Fn(u64) + Send + Sync)) -> Failure {
+        match to {
+            Listen::Channels(channels) => self.listen_to_channels(target, channels, came).await,
+            Listen::Streams(streams) => self.listen_to_streams(target, streams, came).await,
+        }
     }
 
     async fn stored_epoch(&self, target: &Target, limit: Duration) -> Option<Epoch> {

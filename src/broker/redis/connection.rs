@@ -52,7 +52,7 @@ impl Door {
                 Stream::Tls(Box::new(stream))
             }
         };
-        let mut connection = Connection { stream, buffer: BytesMut::new(), owed: 0, broken: false };
+        let mut connection = Connection { stream, buffer: BytesMut::new(), owed: 0, broken: false, longest: REPLY_MAX };
         if let Some(password) = &self.password {
             let mut auth = redis::cmd("AUTH");
             if let Some(user) = &self.user {
@@ -121,9 +121,31 @@ pub(super) struct Connection {
     owed: usize,
     /// A command was sent in part; nothing after it would be understood.
     broken: bool,
+    /// Longer answers are garbage.
+    longest: usize,
 }
 
 impl Connection {
+    /// Takes answers up to this length: for messages of the service, whose length is its own affair.
+    pub(super) const fn accept(&mut self, longest: usize) {
+        self.longest = longest;
+    }
+
+    /// Sends a command, and does not wait for its reply.
+    pub(super) async fn send(&mut self, command: &Cmd) -> Result<(), Failure> {
+        let packed = command.get_packed_command();
+        let sent = match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(&packed).await,
+            Stream::Tls(stream) => async { stream.write_all(&packed).await.and(stream.flush().await) }.await,
+        };
+        sent.map_err(|error| failure_of(&error))
+    }
+
+    /// What the instance says by itself, once it was subscribed to. May be given up and called again.
+    pub(super) async fn next(&mut self) -> Result<Value, Failure> {
+        self.reply().await?.extract_error().map_err(|e| failure_of_reply(&e))
+    }
+
     /// Sends a command and waits for its reply. Giving up in the middle is harmless: the late reply is skipped.
     pub(super) async fn call(&mut self, command: &Cmd) -> Result<Value, Failure> {
         if self.broken {
@@ -159,12 +181,12 @@ impl Connection {
 
     async fn reply(&mut self) -> Result<Value, Failure> {
         loop {
-            if let Some(length) = reply_length(&self.buffer)? {
+            if let Some(length) = reply_length(&self.buffer, self.longest)? {
                 let value = redis::parse_redis_value(&self.buffer[..length]);
                 self.buffer.advance(length);
                 return value.map_err(|e| failure_of_reply(&e));
             }
-            if self.buffer.len() > REPLY_MAX {
+            if self.buffer.len() > self.longest.saturating_add(REPLY_MAX) {
                 return Err(garbage("the answer is too long"));
             }
             self.fill().await?;
@@ -212,8 +234,8 @@ fn garbage(text: &str) -> Failure {
 }
 
 /// Length of the first whole reply in `bytes`; `None` while it is incomplete.
-fn reply_length(bytes: &[u8]) -> Result<Option<usize>, Failure> {
-    fn at(bytes: &[u8], start: usize, depth: usize) -> Result<Option<usize>, Failure> {
+fn reply_length(bytes: &[u8], longest: usize) -> Result<Option<usize>, Failure> {
+    fn at(bytes: &[u8], start: usize, depth: usize, longest: usize) -> Result<Option<usize>, Failure> {
         let Some(kind) = bytes.get(start) else { return Ok(None) };
         if !b"+-:$*".contains(kind) || depth > 8 {
             return Err(garbage("an unknown kind of answer"));
@@ -226,7 +248,7 @@ fn reply_length(bytes: &[u8]) -> Result<Option<usize>, Failure> {
         let count = std::str::from_utf8(&bytes[start + 1..start + line]).ok().and_then(|text| text.parse::<i64>().ok());
         let Some(count) = count else { return Err(garbage("a length that is no number")) };
         let Ok(count) = usize::try_from(count) else { return Ok(Some(end)) };
-        if count > REPLY_MAX {
+        if count > longest {
             return Err(garbage("the answer is too long"));
         }
         if *kind == b'$' {
@@ -235,12 +257,12 @@ fn reply_length(bytes: &[u8]) -> Result<Option<usize>, Failure> {
         }
         let mut next = end;
         for _ in 0..count {
-            let Some(after) = at(bytes, next, depth + 1)? else { return Ok(None) };
+            let Some(after) = at(bytes, next, depth + 1, longest)? else { return Ok(None) };
             next = after;
         }
         Ok(Some(next))
     }
-    at(bytes, 0, 0)
+    at(bytes, 0, 0, longest)
 }
 
 /// What an error reply means.
@@ -277,9 +299,14 @@ mod tests {
             (b"*0\r\n", 4),
         ];
         for (bytes, length) in whole {
-            assert_eq!(reply_length(bytes).unwrap(), Some(length), "{}", bytes.escape_ascii());
+            assert_eq!(reply_length(bytes, REPLY_MAX).unwrap(), Some(length), "{}", bytes.escape_ascii());
             for cut in 0..length {
-                assert_eq!(reply_length(&bytes[..cut]).unwrap(), None, "{} cut at {cut}", bytes.escape_ascii());
+                assert_eq!(
+                    reply_length(&bytes[..cut], REPLY_MAX).unwrap(),
+                    None,
+                    "{} cut at {cut}",
+                    bytes.escape_ascii()
+                );
             }
         }
     }
@@ -287,11 +314,11 @@ mod tests {
     #[test]
     fn what_is_not_redis_is_garbage_and_not_a_death() {
         for bytes in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"$99999999999\r\n", b"\x15\x03\x03"] {
-            let failure = reply_length(bytes).unwrap_err();
+            let failure = reply_length(bytes, REPLY_MAX).unwrap_err();
             assert!(!failure.kind.is_evidence(), "{failure}");
         }
         let deep = "*1\r\n".repeat(100);
-        assert!(reply_length(deep.as_bytes()).is_err(), "nesting is bounded");
+        assert!(reply_length(deep.as_bytes(), REPLY_MAX).is_err(), "nesting is bounded");
     }
 
     #[test]

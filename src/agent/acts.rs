@@ -1,0 +1,402 @@
+//! What an agent does when it is ordered to: on its own host, by its own file, at its own broker.
+//!
+//! The party has checked an order by the time it comes here: signed by an arbiter, fresh, of no older epoch, not done yet.
+//! What a name means stands in this host's file, so that a captured arbiter can stop this broker, and run nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+
+use super::{driver::PartyHandle, observe::NodeHandle};
+use crate::{
+    broker::{Ask, Broker},
+    fence::Fence,
+    mesh::{message::DeedOrder, party::Input},
+    model::{
+        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, MemberName, Order, Outcome, Proof, StepResult,
+        Target,
+        agent::{Deed, DeedResult, Refusal},
+        time::human,
+    },
+};
+
+/// A rehearsal asks the broker for no longer than this.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// What only the broker's host can do. Every call ends by itself, soon.
+#[async_trait]
+pub trait HostActs: Send + Sync {
+    /// Keeps the service manager from starting the broker again. Idempotent. In words, how.
+    ///
+    /// # Errors
+    /// It may be started again.
+    async fn inhibit_restart(&self) -> Result<String, String>;
+
+    /// Kills all processes of the broker and waits until none is left. In words, what was.
+    ///
+    /// # Errors
+    /// Some may be left.
+    async fn kill(&self, within: Duration) -> Result<String, String>;
+
+    /// Undoes [`Self::inhibit_restart`], and has the broker started if the service manager is asked to run it.
+    ///
+    /// # Errors
+    /// It is inhibited yet.
+    async fn lift(&self) -> Result<String, String>;
+
+    /// Gathers evidence of the dying, for at most that long. Where it was put, or why there is none.
+    async fn preserve(&self, order: &Order, within: Duration) -> String;
+
+    /// Whether [`Self::kill`] could work, found without harm.
+    async fn rehearse_kill(&self) -> FenceHealth;
+
+    /// Closes the gate and reads back that it is closed.
+    ///
+    /// # Errors
+    /// There is none, or it may be open.
+    async fn close_gate(&self) -> Result<(), String>;
+
+    /// Proves on a scratch port, from the clients' paths, that the gate stops traffic. In words, what was tried.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    async fn drill_gate(&self) -> Result<String, String>;
+}
+
+/// One guarded broker, as acts see it.
+pub struct GuardedActs {
+    /// The broker's address.
+    pub target: Target,
+    /// The broker kind, if one is configured.
+    pub broker: Option<Arc<dyn Broker>>,
+    /// The host.
+    pub host: Arc<dyn HostActs>,
+    /// Whether there is a gate.
+    pub has_gate: bool,
+    /// Whether the last drill proved the gate.
+    pub is_gate_proven: AtomicBool,
+    /// Fences of the host's own.
+    pub fences: BTreeMap<String, Box<dyn Fence>>,
+}
+
+/// All that the agent can do.
+pub struct Acts {
+    /// By cluster.
+    pub guarded: BTreeMap<ClusterName, GuardedActs>,
+    /// The nodes it observes for, by cluster.
+    pub nodes: BTreeMap<ClusterName, NodeHandle>,
+    /// The other members' addresses.
+    pub members: BTreeMap<(ClusterName, MemberName), Target>,
+    /// The party.
+    pub party: PartyHandle,
+}
+
+impl Acts {
+    /// Carries out one order and answers the party.
+    pub async fn carry_out(&self, order: DeedOrder) {
+        let started = crate::sys::clock::Stopwatch::start();
+        tracing::info!(
+            incident = %order.id.incident, act = order.id.number, cluster = %order.cluster, member = %order.member,
+            epoch = %order.epoch, deed = ?order.deed, "ordered"
+        );
+        let result = self.act(&order).await;
+        tracing::info!(
+            incident = %order.id.incident, act = order.id.number, took_ms = started.elapsed().as_secs_f64() * 1e3,
+            result = ?result, "done with an order"
+        );
+        self.party.send(Input::Answered { id: order.id, result });
+    }
+
+    async fn act(&self, order: &DeedOrder) -> DeedResult {
+        if let Deed::Redirect { primary, address, fenced } = &order.deed {
+            return self.redirect(order, primary, address, fenced).await;
+        }
+        let refused = |why| DeedResult::Refused { why, epoch: order.epoch };
+        let Some(guarded) = self.guarded.get(&order.cluster) else { return refused(Refusal::NotMine) };
+        if guarded.target.member != order.member {
+            return refused(Refusal::NotMine);
+        }
+        let context = Order { target: guarded.target.clone(), epoch: order.epoch, incident: order.id.incident.clone() };
+        let within = order.deadline;
+        let ended = |result| DeedResult::Ended(Box::new(result));
+        match &order.deed {
+            Deed::Fence { name, preserve } => {
+                if !guarded.knows(name) {
+                    return refused(Refusal::Unknown);
+                }
+                // A fenced member asks for no lease, and the party shuts its gate, before anything slower is done.
+                self.party.send(Input::GiveUp { cluster: order.cluster.clone() });
+                let _ = self.party.look(|_| ()).await;
+                let report = guarded.fence(name, &context, *preserve, within);
+                let late = || FenceReport::unknown(format!("it was not done within {}", human(within)));
+                ended(StepResult::Fenced(timeout(within, report).await.unwrap_or_else(|_| late())))
+            }
+            Deed::Rehearse { name } => {
+                if !guarded.knows(name) {
+                    return refused(Refusal::Unknown);
+                }
+                let late = || FenceHealth { usable: None, detail: format!("it took longer than {}", human(within)) };
+                let health = timeout(within, guarded.rehearse(name, within)).await;
+                DeedResult::Rehearsed(health.unwrap_or_else(|_| late()))
+            }
+            deed => {
+                let attempted = format!("{} {}", verb(deed), order.member);
+                let late = || ActError::uncertain(attempted, format!("it was not done within {}", human(within)));
+                match timeout(within, self.at_broker(guarded, &context, deed, within)).await {
+                    Ok(Ok(result)) => ended(result),
+                    Ok(Err(BrokerActError::Unknown)) => refused(Refusal::Unknown),
+                    Ok(Err(BrokerActError::Failed(error))) => ended(StepResult::Failed(error)),
+                    Err(_) => ended(StepResult::Failed(late())),
+                }
+            }
+        }
+    }
+
+    async fn at_broker(
+        &self,
+        guarded: &GuardedActs,
+        order: &Order,
+        deed: &Deed,
+        within: Duration,
+    ) -> Result<StepResult, BrokerActError> {
+        let done = match deed {
+            // The party holds the lease from now on, by itself; nothing is to be done at the broker.
+            Deed::Appoint => Done::new("it asks for its lease"),
+            Deed::Unfence { name } => guarded.unfence(name, order, within).await?,
+            Deed::MakeReadOnly => {
+                let report = guarded.broker()?.make_read_only(order, within).await;
+                return Ok(StepResult::Fenced(report));
+            }
+            Deed::MakeWritable => guarded.broker()?.make_writable(order, within).await?,
+            Deed::Position => guarded.position(within).await?,
+            Deed::CatchUp { upto } => guarded.broker()?.catch_up(order, *upto, within).await?,
+            Deed::Promote => guarded.broker()?.promote(order, within).await?,
+            Deed::Follow { primary, promoted_at, rejoin: _ } => {
+                let key = (order.target.cluster.clone(), primary.clone());
+                let attempted = || format!("make {} follow {primary}", order.target.member);
+                let primary = self.members.get(&key).ok_or_else(|| {
+                    ActError::nothing_done(attempted(), "this host's file knows no such member; make the files equal")
+                })?;
+                guarded.broker()?.follow(order, primary, *promoted_at, within).await?
+            }
+            // Handled before.
+            Deed::Fence { .. } | Deed::Rehearse { .. } | Deed::Redirect { .. } => return Err(BrokerActError::Unknown),
+        };
+        Ok(StepResult::Done(done))
+    }
+
+    async fn redirect(
+        &self,
+        order: &DeedOrder,
+        primary: &MemberName,
+        address: &str,
+        fenced: &[MemberName],
+    ) -> DeedResult {
+        let Some(node) = self.nodes.get(&order.cluster) else {
+            return DeedResult::Refused { why: Refusal::NotMine, epoch: order.epoch };
+        };
+        let name = node.name().clone();
+        let told = match node.redirect(order.epoch, primary.clone(), address.to_owned(), fenced.to_vec()).await {
+            Ok(()) => StepResult::Told { acknowledged: vec![name], failed: Vec::new() },
+            Err(why) => StepResult::Told { acknowledged: Vec::new(), failed: vec![(name, why)] },
+        };
+        DeedResult::Ended(Box::new(told))
+    }
+
+    /// The lease is over: what is to be done besides the gate, which the kernel has shut by now.
+    pub async fn lease_over(&self, cluster: &ClusterName, why: &str) {
+        let Some(guarded) = self.guarded.get(cluster) else { return };
+        if guarded.has_gate && guarded.is_gate_proven.load(Ordering::Relaxed) {
+            tracing::warn!(%cluster, why, "the lease is over; the gate is shut until it is granted again");
+            return;
+        }
+        tracing::error!(%cluster, why, "the lease is over, and no gate was proved to hold: the broker is killed");
+        // Not inhibited: nobody may have been promoted, and then it has to come back. What starts it asks `coroner gate`.
+        match guarded.host.kill(KILL_WITHIN).await {
+            Ok(how) => tracing::warn!(%cluster, how, "the broker was stopped"),
+            Err(error) => tracing::error!(%cluster, error, "the broker may run yet, without a lease"),
+        }
+    }
+
+    /// The gate cannot be held: the broker is stopped instead.
+    pub async fn stop_without_gate(&self, cluster: &ClusterName) {
+        let Some(guarded) = self.guarded.get(cluster) else { return };
+        guarded.is_gate_proven.store(false, Ordering::Relaxed);
+        match guarded.host.kill(KILL_WITHIN).await {
+            Ok(how) => tracing::warn!(%cluster, how, "the broker was stopped, since its gate does not hold"),
+            Err(error) => tracing::error!(%cluster, error, "the broker may run yet, and its gate does not hold"),
+        }
+    }
+
+    /// Rehearses everything of one cluster, for `coroner fence test` on the host.
+    pub async fn rehearse_all(&self, cluster: &ClusterName, within: Duration) -> BTreeMap<String, FenceHealth> {
+        let mut found = BTreeMap::new();
+        let Some(guarded) = self.guarded.get(cluster) else { return found };
+        for name in guarded.names() {
+            let late = || FenceHealth { usable: None, detail: format!("it took longer than {}", human(within)) };
+            let health = timeout(within, guarded.rehearse(&name, within)).await.unwrap_or_else(|_| late());
+            found.insert(name, health);
+        }
+        found
+    }
+}
+
+/// A broker that has to be stopped at once is waited for no longer than this.
+const KILL_WITHIN: Duration = Duration::from_secs(10);
+
+enum BrokerActError {
+    /// There is no such fence, or no broker kind.
+    Unknown,
+    Failed(ActError),
+}
+
+impl From<ActError> for BrokerActError {
+    fn from(error: ActError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+const fn verb(deed: &Deed) -> &'static str {
+    match deed {
+        Deed::Appoint => "appoint",
+        Deed::Fence { .. } => "fence",
+        Deed::Unfence { .. } => "lift the fence from",
+        Deed::Rehearse { .. } => "rehearse the fence of",
+        Deed::MakeReadOnly => "make read-only",
+        Deed::MakeWritable => "make writable",
+        Deed::Position => "tell the position of",
+        Deed::CatchUp { .. } => "catch up",
+        Deed::Promote => "promote",
+        Deed::Follow { .. } => "make follow",
+        Deed::Redirect { .. } => "redirect to",
+    }
+}
+
+impl GuardedActs {
+    fn knows(&self, name: &str) -> bool {
+        match name {
+            "kill" => true,
+            "gate" => self.has_gate,
+            "read_only" => self.broker.is_some(),
+            other => self.fences.contains_key(other),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let own = ["gate", "kill", "read_only"].into_iter().filter(|name| self.knows(name));
+        own.map(str::to_owned).chain(self.fences.keys().cloned()).collect()
+    }
+
+    fn broker(&self) -> Result<&dyn Broker, BrokerActError> {
+        self.broker.as_deref().ok_or(BrokerActError::Unknown)
+    }
+
+    async fn fence(&self, name: &str, order: &Order, preserve: Duration, within: Duration) -> FenceReport {
+        match name {
+            "gate" => self.fence_by_gate().await,
+            "kill" => self.fence_by_kill(order, preserve, within).await,
+            "read_only" => match &self.broker {
+                Some(broker) => broker.make_read_only(order, within).await,
+                None => FenceReport::refuted("no broker kind is configured"),
+            },
+            other => match self.fences.get(other) {
+                Some(fence) => fence.fence(order, within).await,
+                None => FenceReport::refuted("this host's file knows no such fence"),
+            },
+        }
+    }
+
+    async fn fence_by_gate(&self) -> FenceReport {
+        match self.host.close_gate().await {
+            Ok(()) if self.is_gate_proven.load(Ordering::Relaxed) => {
+                FenceReport::confirmed(Proof::Gate, "the gate is shut, read back from the kernel; its drill passed")
+            }
+            Ok(()) => FenceReport::confirmed(Proof::Claim, "the gate is shut, but its drill has not passed: no proof"),
+            Err(why) => FenceReport::unknown(why),
+        }
+    }
+
+    /// First what is quick and certain, then what takes its time: restart inhibited, gate shut, evidence kept, all killed.
+    async fn fence_by_kill(&self, order: &Order, preserve: Duration, within: Duration) -> FenceReport {
+        let inhibited = self.host.inhibit_restart();
+        let closed = async { if self.has_gate { Some(self.fence_by_gate().await) } else { None } };
+        let kept = async { if preserve.is_zero() { String::new() } else { self.host.preserve(order, preserve).await } };
+        let (inhibited, closed, kept) = tokio::join!(inhibited, closed, kept);
+        let killed = self.host.kill(within).await;
+        let mut detail = match (&inhibited, &killed) {
+            (Ok(how), Ok(what)) => format!("{how}; {what}"),
+            (Err(why), Ok(what)) => format!("{what}; but it may be started again: {why}"),
+            (_, Err(why)) => format!("it may run yet: {why}"),
+        };
+        if !kept.is_empty() {
+            detail = format!("{detail}; {kept}");
+        }
+        let gate = closed.filter(|report| report.proof == Proof::Gate);
+        match (inhibited, killed, gate) {
+            (Ok(_), Ok(_), _) => FenceReport::confirmed(Proof::Stopped, detail),
+            (_, _, Some(gate)) => FenceReport::confirmed(Proof::Gate, format!("{}; {detail}", gate.detail)),
+            (Err(_), Ok(_), None) => FenceReport::confirmed(Proof::Claim, detail),
+            (_, Err(_), None) => FenceReport::unknown(detail),
+        }
+    }
+
+    async fn unfence(&self, name: &str, order: &Order, within: Duration) -> Result<Done, BrokerActError> {
+        let attempted = || format!("lift {name} from {}", order.target.member);
+        match name {
+            "gate" if self.has_gate => {
+                Ok(Done::new("nothing to lift: the gate opens by a lease alone, and only for the primary"))
+            }
+            "kill" => {
+                let lifted = self.host.lift().await;
+                Ok(lifted.map(Done::new).map_err(|why| ActError::uncertain(attempted(), why))?)
+            }
+            "read_only" => Ok(self.broker()?.make_writable(order, within).await?),
+            other => {
+                let fence = self.fences.get(other).ok_or(BrokerActError::Unknown)?;
+                Ok(fence.unfence(order, within).await?)
+            }
+        }
+    }
+
+    async fn position(&self, within: Duration) -> Result<Done, BrokerActError> {
+        let attempted = format!("tell the position of {}", self.target.member);
+        match self.broker()?.ask(Ask::Position, &self.target, within).await {
+            Outcome::Fact(Fact::Position { position }) => {
+                let detail = format!("its position is {position}");
+                Ok(Done { detail, position: Some(position), divergent: None })
+            }
+            Outcome::Fact(_) => Err(ActError::nothing_done(attempted, "it told something else").into()),
+            Outcome::Failure(failure) => Err(ActError::nothing_done(attempted, failure.to_string()).into()),
+        }
+    }
+
+    /// Whether that fence could work now.
+    pub async fn rehearse(&self, name: &str, within: Duration) -> FenceHealth {
+        match name {
+            "gate" => match self.host.drill_gate().await {
+                Ok(detail) => FenceHealth { usable: Some(true), detail },
+                Err(detail) => FenceHealth { usable: Some(false), detail },
+            },
+            "kill" => self.host.rehearse_kill().await,
+            "read_only" => match &self.broker {
+                Some(broker) => match broker.ask(Ask::Ping, &self.target, ASK_WITHIN.min(within)).await {
+                    Outcome::Fact(_) => FenceHealth { usable: Some(true), detail: "it answers".into() },
+                    Outcome::Failure(failure) => FenceHealth { usable: Some(false), detail: failure.to_string() },
+                },
+                None => FenceHealth { usable: Some(false), detail: "no broker kind is configured".into() },
+            },
+            other => match self.fences.get(other) {
+                Some(fence) => fence.check(&self.target, within).await,
+                None => FenceHealth { usable: Some(false), detail: "this host's file knows no such fence".into() },
+            },
+        }
+    }
+}

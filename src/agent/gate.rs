@@ -1,1 +1,0 @@
-//! The gate before a broker's port.
