@@ -417,6 +417,10 @@ mod tests {
                 let flag = broker.map(|broker| Arc::new(Flag(broker)) as Arc<dyn ReadOnlyFlag>);
                 for (level, methods) in parts.fence.iter().enumerate() {
                     for (method, kind) in methods.iter().enumerate() {
+                        // What an agent's fence proves stands in the agent's part of the file; see `config`.
+                        if kind.as_agent().is_some() {
+                            continue;
+                        }
                         let spec = &config.policy.clusters[name].failover.fence[level][method];
                         let fence = kind.build(flag.clone(), None).unwrap_or_else(|e| panic!("{}: {e}", spec.label));
                         assert_eq!(spec.best_proof, fence.best_proof(), "{file}: {}", spec.label);

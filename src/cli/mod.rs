@@ -26,6 +26,7 @@ mod failover;
 mod fence;
 mod follow;
 mod incidents;
+mod key;
 pub mod kinds;
 mod man;
 mod pause;
@@ -75,6 +76,8 @@ enum Verb {
     Arbiter(arbiter::Args),
     /// Check a configuration file and print all its mistakes.
     Check(check::Args),
+    /// Make the key with which an arbiter or an agent signs, or show its public line.
+    Key(key::Args),
     /// List what a file may name: broker kinds, probes, fences, redirects, reports.
     Kinds(kinds::Args),
     /// Show the clusters: verdict, primary, epoch, members, nodes, readiness.
@@ -271,6 +274,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Arbiter(args) => arbiter::run(args).await,
         Verb::Check(args) => check::run(context, &args),
+        Verb::Key(args) => key::run(context, &args),
         Verb::Kinds(args) => kinds::run(context, &args),
         Verb::Status(args) => status::run(context, &args).await,
         Verb::Why(args) => why::run(context, &args).await,
