@@ -141,13 +141,11 @@ impl Cluster {
 
     fn continue_held(&mut self, now: Time, by: &Operator, accept_loss: bool, own: &mut Own) -> Answer {
         let held = self.held_saga()?;
+        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy));
         let outbid = self.saga.as_ref().and_then(|s| s.state().outbid());
-        if let Some(sealed) = outbid {
-            let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).max(sealed);
-            let steps = self.decide(now, LogEntry::EpochRaised { epoch: largest.next() }, own);
-            self.carry_out(now, steps, own);
-        }
-        let steps = self.decide(now, LogEntry::Released { reason: format!("{by} says so"), accept_loss }, own);
+        let raised = outbid.map(|sealed| LogEntry::EpochRaised { epoch: largest.max(sealed).next() });
+        let released = LogEntry::Released { reason: format!("{by} says so"), accept_loss };
+        let steps = self.decide_all(now, raised.into_iter().chain([released]), own);
         self.carry_out(now, steps, own);
         Ok(reply("it goes on from where it stands", Some(held)))
     }

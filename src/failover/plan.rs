@@ -459,6 +459,10 @@ impl SagaState {
         {
             return Some(format!("whether {} refuses writes is not known ({})", self.old_primary, failure(act)));
         }
+        let given_back = self.newest(|a| matches!(a, Action::MakeWritable), &self.old_primary);
+        if let Some(act) = given_back.filter(|act| !act.succeeded()) {
+            return Some(format!("{} could neither be drained nor be given back ({})", self.old_primary, failure(act)));
+        }
         let why = self.why_abort_switchover(policy).filter(|_| !world.is_primary_heard)?;
         Some(format!("{why}, and {} is not heard by any path", self.old_primary))
     }

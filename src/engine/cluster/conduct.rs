@@ -70,8 +70,18 @@ impl Cluster {
     // ---- the saga ---------------------------------------------------------------------------------------------
 
     pub(in crate::engine) fn decide(&mut self, now: Time, entry: LogEntry, own: &Own) -> Steps {
+        self.decide_all(now, [entry], own)
+    }
+
+    /// Writes down what was decided, all of it in one record, and moves on from there.
+    pub(in crate::engine) fn decide_all(
+        &mut self,
+        now: Time,
+        entries: impl IntoIterator<Item = LogEntry>,
+        own: &Own,
+    ) -> Steps {
         let Some(saga) = &mut self.saga else { return Steps::default() };
-        let first = saga.decide(now, entry);
+        let first = entries.into_iter().map(|entry| saga.decide(now, entry)).fold(Steps::default(), merge);
         let more = self.advance(now, own);
         merge(first, more)
     }
