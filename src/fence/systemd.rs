@@ -3,18 +3,17 @@
 //! When it lies: a unit whose file lies in /etc is not masked by a runtime mask, and a unit that left its control
 //! group runs on. So whether starting is inhibited is read back, and so is that no process of the unit is left.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
-use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
 use super::Fence;
 use crate::{
     model::{ActError, Done, FenceHealth, FenceReport, Order, Proof, Target},
-    sys::{clock::Stopwatch, file},
+    sys::{clock::Stopwatch, systemd::Unit},
 };
 
 /// Masks the unit for this boot, stops it, and requires its control group to be empty. Lifting the fence unmasks it
@@ -47,165 +46,8 @@ struct Method {
     unit: String,
 }
 
-const DESTINATION: &str = "org.freedesktop.systemd1";
-const MANAGER: &str = "/org/freedesktop/systemd1";
-const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
-const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
-
 /// How often we look whether the unit has stopped.
 const POLL: Duration = Duration::from_millis(20);
-
-/// Our drop-in, where the mask has no effect. No condition on the root directory's absence is ever met.
-const DROP_IN: &str = "# A fence of Coroner's: this unit must not start. It is removed when the fence is lifted.\n\
-                       [Unit]\nConditionPathExists=!/\n";
-
-/// The manager, and one unit of it.
-struct Unit {
-    bus: Connection,
-    name: String,
-    path: OwnedObjectPath,
-}
-
-/// How a unit stands.
-#[derive(Debug)]
-struct State {
-    active: String,
-    processes: Vec<u32>,
-}
-
-impl State {
-    fn has_stopped(&self) -> bool {
-        matches!(self.active.as_str(), "inactive" | "failed") && self.processes.is_empty()
-    }
-
-    fn describe(&self) -> String {
-        if self.processes.is_empty() {
-            return format!("it is {} and has no process", self.active);
-        }
-        let pids = self.processes.iter().take(8).map(u32::to_string).collect::<Vec<_>>().join(", ");
-        format!("it is {} with the processes {pids}", self.active)
-    }
-}
-
-impl Unit {
-    async fn open(name: String) -> Result<Self, String> {
-        let bus = Connection::system().await.map_err(|e| format!("the system bus cannot be reached: {e}"))?;
-        let manager = Self { bus, name, path: OwnedObjectPath::default() };
-        let path = manager.manager("LoadUnit", &(manager.name.as_str(),)).await?;
-        Ok(Self { path, ..manager })
-    }
-
-    /// Calls a method of the manager.
-    async fn manager<B, R>(&self, method: &str, body: &B) -> Result<R, String>
-    where
-        B: serde::Serialize + zbus::zvariant::DynamicType + Sync,
-        R: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
-    {
-        let reply = self
-            .bus
-            .call_method(Some(DESTINATION), MANAGER, Some(MANAGER_INTERFACE), method, body)
-            .await
-            .map_err(|e| format!("systemd refused {method}: {e}"))?;
-        reply.body().deserialize().map_err(|e| format!("systemd's answer to {method} was not understood: {e}"))
-    }
-
-    async fn property(&self, name: &str) -> Result<OwnedVariant, String> {
-        let reply = self
-            .bus
-            .call_method(
-                Some(DESTINATION),
-                &self.path,
-                Some("org.freedesktop.DBus.Properties"),
-                "Get",
-                &(UNIT_INTERFACE, name),
-            )
-            .await
-            .map_err(|e| format!("systemd refused {name} of {}: {e}", self.name))?;
-        reply.body().deserialize().map_err(|e| format!("{name} of {} was not understood: {e}", self.name))
-    }
-
-    async fn text(&self, name: &str) -> Result<String, String> {
-        String::try_from(self.property(name).await?).map_err(|e| format!("{name} of {} is no text: {e}", self.name))
-    }
-
-    /// Whether the mask or our drop-in keeps it from starting, as systemd itself sees it.
-    async fn inhibited_by(&self) -> Result<Option<&'static str>, String> {
-        if self.text("LoadState").await? == "masked" {
-            return Ok(Some("it is masked for this boot"));
-        }
-        let paths: Vec<String> = self
-            .property("DropInPaths")
-            .await?
-            .try_into()
-            .map_err(|e| format!("DropInPaths of {} is no list: {e}", self.name))?;
-        let ours = drop_in(&self.name);
-        Ok(paths.iter().any(|path| *path == ours.to_string_lossy()).then_some("a drop-in keeps it from starting"))
-    }
-
-    async fn reload(&self) -> Result<(), String> {
-        self.manager("Reload", &()).await
-    }
-
-    /// Keeps it from starting, for this boot.
-    async fn inhibit(&self) -> Result<&'static str, String> {
-        if let Some(how) = self.inhibited_by().await? {
-            return Ok(how);
-        }
-        type Changes = Vec<(String, String, String)>;
-        let _: Changes = self.manager("MaskUnitFiles", &([self.name.as_str()].as_slice(), true, true)).await?;
-        self.reload().await?;
-        if let Some(how) = self.inhibited_by().await? {
-            return Ok(how);
-        }
-        let path = drop_in(&self.name);
-        let directory = path.parent().unwrap_or(&path);
-        std::fs::create_dir_all(directory)
-            .and_then(|()| file::replace(&path, DROP_IN.as_bytes()))
-            .map_err(|e| format!("the mask has no effect, and {} cannot be written: {e}", path.display()))?;
-        self.reload().await?;
-        self.inhibited_by().await?.ok_or_else(|| "neither the mask nor the drop-in has an effect".to_owned())
-    }
-
-    async fn allow(&self) -> Result<(), String> {
-        type Changes = Vec<(String, String, String)>;
-        let _: Changes = self.manager("UnmaskUnitFiles", &([self.name.as_str()].as_slice(), true)).await?;
-        let path = drop_in(&self.name);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("{} cannot be removed: {e}", path.display()));
-            }
-            _ => {}
-        }
-        self.reload().await?;
-        match self.inhibited_by().await? {
-            None => Ok(()),
-            Some(how) => Err(format!("{how} still: somebody else masked it")),
-        }
-    }
-
-    async fn state(&self) -> Result<State, String> {
-        let active = self.text("ActiveState").await?;
-        let processes: Vec<(String, u32, String)> =
-            self.manager("GetUnitProcesses", &(self.name.as_str(),)).await.or_else(|e| {
-                // A unit that systemd has already forgotten has none.
-                if e.contains("NoSuchUnit") || e.contains("not loaded") { Ok(Vec::new()) } else { Err(e) }
-            })?;
-        Ok(State { active, processes: processes.into_iter().map(|(_, pid, _)| pid).collect() })
-    }
-
-    async fn stop(&self) -> Result<(), String> {
-        let _: OwnedObjectPath = self.manager("StopUnit", &(self.name.as_str(), "replace-irreversibly")).await?;
-        Ok(())
-    }
-
-    async fn kill(&self) -> Result<(), String> {
-        self.manager("KillUnit", &(self.name.as_str(), "all", 9_i32)).await
-    }
-}
-
-fn drop_in(unit: &str) -> PathBuf {
-    PathBuf::from(format!("/run/systemd/system/{unit}.d/00-coroner-fence.conf"))
-}
 
 impl Method {
     fn name(&self, target: &Target) -> String {

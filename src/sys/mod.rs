@@ -8,3 +8,4 @@ pub mod hook;
 pub mod http;
 pub mod net;
 pub mod process;
+pub mod systemd;

@@ -1,1 +1,0 @@
-//! What the kernel and the service manager know of a broker.
