@@ -114,7 +114,7 @@ impl Hands {
                 Ok(fence) => outcome(fence.unfence(order, deadline).await),
                 Err(why) => failed(run, &why, false),
             },
-            Action::Seal => failed(run, "there is no mesh", false),
+            Action::Seal | Action::AwaitLease => failed(run, "there is no mesh", false),
             Action::Redirect { method } => match self.redirects.get(*method) {
                 Some(redirect) => redirect.redirect(order, &self.nodes, deadline).await,
                 None => failed(run, "the file no longer has this redirect", false),
@@ -146,6 +146,7 @@ impl Hands {
             },
             Action::Fence { .. }
             | Action::Seal
+            | Action::AwaitLease
             | Action::Admit { .. }
             | Action::Unfence { .. }
             | Action::Redirect { .. } => failed(run, "not the broker's to do", false),

@@ -47,6 +47,7 @@ pub(super) fn report_of(at: Time, anchor: WallAnchor, arbiter: &str, notice: &No
                 guard,
                 Guard::NoCandidate
                     | Guard::NoFence
+                    | Guard::NoLease
                     | Guard::StoreLost
                     | Guard::PrimaryUnclear
                     | Guard::Storm

@@ -107,6 +107,7 @@ mod tests {
                 member: "broker-b".into(),
                 rank: None,
                 rejected: vec!["not heard of for 12s".into()],
+                warnings: Vec::new(),
                 position: Some(7),
                 behind: Some(100),
                 priority: 100,

@@ -24,7 +24,9 @@ pub(super) fn candidates(policy: &ClusterPolicy, state: &ClusterState, view: &Vi
             let rejected = rejections(member, behind, ahead.is_some(), policy, state, view, now);
             let name = member.name.clone();
             let is_near = zone.is_some() && member.zone.as_deref() == zone;
-            (CandidateView { member: name, rank: None, rejected, position, behind, priority: member.priority }, is_near)
+            let warnings = Vec::new();
+            let priority = member.priority;
+            (CandidateView { member: name, rank: None, rejected, warnings, position, behind, priority }, is_near)
         })
         .collect();
     all.sort_by(|(a, a_near), (b, b_near)| {

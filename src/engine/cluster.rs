@@ -751,6 +751,7 @@ impl Cluster {
                     incident: incident.id.clone(),
                     epoch: self.state.primary_epoch,
                     fences: state.fences(),
+                    labels: Vec::new(),
                     promoted_at: *position,
                 };
                 self.state.primary = Some(state.candidate.clone());
@@ -881,6 +882,11 @@ impl Cluster {
             }
             out.push_back(effect);
         }
+    }
+
+    /// See [`super::Engine::appointment`].
+    pub(super) fn appointment(&self) -> Option<(MemberName, Epoch)> {
+        self.state.primary.clone().map(|primary| (primary, self.state.primary_epoch))
     }
 
     pub(super) fn last_arrival(&self) -> Option<Time> {

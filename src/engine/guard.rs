@@ -80,6 +80,7 @@ impl Cluster {
             Guard::PrimaryUnclear => self.primary_unclear(now),
             Guard::NoCandidate => super::candidate::choose(candidates, None).err(),
             Guard::NoFence => self.no_fence(self.state.primary.as_ref()?),
+            Guard::NoLease => None,
             Guard::Approval => match mode {
                 Mode::Auto => None,
                 Mode::Manual => Some("mode is manual: `coroner failover` approves".into()),
@@ -111,6 +112,10 @@ impl Cluster {
                 None => String::new(),
             },
             Guard::NoFence => "a level can reach the proof needed".into(),
+            Guard::NoLease => match self.policy.failover.lease.is_some() {
+                true => "enough voters are heard to seal a new epoch".into(),
+                false => "the primary has no lease".into(),
+            },
             Guard::Approval => "mode is auto".into(),
             Guard::Busy => "no incident under way".into(),
         }

@@ -32,8 +32,8 @@ use std::{
 
 use self::{cluster::Cluster, own::Own};
 use crate::model::{
-    ClusterName, Command, CommandError, CommandReply, Effect, Event, Incident, Notice, Operator, Policy, Time,
-    WallAnchor,
+    ClusterName, Command, CommandError, CommandReply, Effect, Epoch, Event, Incident, MemberName, Notice, Operator,
+    Policy, Time, WallAnchor,
     command::CommandErrorCode,
     record::{ClusterState, Recovered},
     status::{PrimaryView, SignalStatus, Status, Why, WhyNot},
@@ -355,6 +355,14 @@ impl Engine {
         self.clusters.iter().map(Cluster::primary_view).collect()
     }
 
+    /// Who should hold the lease of a cluster now, and in which epoch. `None`: nobody is to be appointed, because who is
+    /// primary is not known, or because it is being replaced.
+    #[must_use]
+    pub fn appointment(&self, cluster: &ClusterName) -> Option<(MemberName, Epoch)> {
+        self.cluster(cluster)?.appointment()
+    }
+
+    /// The open incident of a cluster.
     /// The open incident of a cluster.
     #[must_use]
     pub fn incident(&self, cluster: &ClusterName) -> Option<&Incident> {

@@ -200,6 +200,6 @@ fn number(fact: &Fact) -> Option<f64> {
         Fact::Value(value) => Some(*value),
         Fact::Process { running, .. } => Some(f64::from(u8::from(*running))),
         Fact::Alert { firing } => Some(f64::from(u8::from(*firing))),
-        Fact::Beat { .. } | Fact::Text(_) => None,
+        Fact::Beat { .. } | Fact::Text(_) | Fact::Agent(_) | Fact::Reaches(_) => None,
     }
 }

@@ -448,6 +448,7 @@ fn failure(act: &Act) -> String {
         Some(StepResult::Fenced(report)) => report.detail.clone(),
         Some(StepResult::WriteTried(attempt)) => attempt.detail.clone(),
         Some(StepResult::Done(done)) => done.detail.clone(),
+        Some(StepResult::Outbid { sealed }) => format!("epoch {sealed} is sealed already"),
         Some(StepResult::Told { failed, .. }) => {
             failed.iter().map(|(node, why)| format!("{node}: {why}")).collect::<Vec<_>>().join(", ")
         }

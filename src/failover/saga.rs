@@ -397,7 +397,9 @@ impl Saga {
                     .and_then(|methods| methods.get(*method))
                     .map_or(Duration::from_secs(10), |m| m.deadline)
             }
-            Action::Seal => failover.lease.as_ref().map_or(Duration::ZERO, |lease| lease.wait + SEAL_WITHIN),
+            Action::Seal | Action::AwaitLease => {
+                failover.lease.as_ref().map_or(Duration::ZERO, |lease| lease.wait + SEAL_WITHIN)
+            }
             Action::Redirect { method } => {
                 failover.redirect.get(*method).map_or(Duration::from_secs(5), |m| m.deadline)
             }
@@ -539,6 +541,8 @@ impl Saga {
             }
             LogEntry::CandidateChanged { to, reason } => format!("{to} is the candidate now: {reason}"),
             LogEntry::AbortRequested { reason } => format!("it is to be given up: {reason}"),
+            LogEntry::BecameFailover { reason } => format!("the switchover goes on as a failover: {reason}"),
+            LogEntry::EpochRaised { epoch } => format!("it goes on in epoch {epoch}, larger than all that is sealed"),
             LogEntry::Held { reason } => format!("HELD, a person is needed: {reason}"),
             LogEntry::Released { reason, accept_loss } => {
                 if *accept_loss {
@@ -587,9 +591,8 @@ impl Saga {
             Action::Unfence { level, method } => {
                 format!("lift {} from {member}", fence(level, method))
             }
-            Action::Seal => {
-                "have a majority of the voters seal the epoch, and wait for the old lease to be over".into()
-            }
+            Action::Seal => format!("have a majority of the voters seal epoch {}", self.state.epoch),
+            Action::AwaitLease => format!("wait until the lease of {member} is over"),
             Action::ForbiddenWrite { level } => format!("try a forbidden write at {member} (level {})", level + 1),
             Action::MakeReadOnly => format!("make {member} read-only"),
             Action::MakeWritable => format!("make {member} writable again"),
@@ -626,6 +629,7 @@ fn outcome(result: &StepResult) -> String {
         StepResult::WriteTried(_) => "not accepted".into(),
         StepResult::Told { failed, .. } if !failed.is_empty() => "failed in part".into(),
         StepResult::Done(_) | StepResult::Told { .. } => "done".into(),
+        StepResult::Outbid { .. } => "refused".into(),
         StepResult::Failed(error) if error.may_have_happened => "unknown".into(),
         StepResult::Failed(_) => "failed".into(),
     }
@@ -637,6 +641,7 @@ fn words(result: &StepResult) -> String {
         StepResult::WriteTried(attempt) => attempt.detail.clone(),
         StepResult::Done(done) => done.detail.clone(),
         StepResult::Failed(error) => error.to_string(),
+        StepResult::Outbid { sealed } => format!("a voter has sealed epoch {sealed}, which is larger"),
         StepResult::Told { acknowledged, failed } => {
             let mut parts = Vec::new();
             if !acknowledged.is_empty() {

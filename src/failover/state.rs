@@ -65,7 +65,7 @@ impl Act {
     #[must_use]
     pub fn succeeded(&self) -> bool {
         match &self.result {
-            None | Some(StepResult::Failed(_)) => false,
+            None | Some(StepResult::Failed(_) | StepResult::Outbid { .. }) => false,
             Some(StepResult::Fenced(report)) => report.verdict == FenceVerdict::Confirmed,
             Some(StepResult::WriteTried(attempt)) => !attempt.is_accepted(),
             Some(StepResult::Told { failed, .. }) => failed.is_empty(),
@@ -145,6 +145,11 @@ impl SagaState {
                 self.abort_requested = Some(reason.clone());
                 self.abandoned |= self.held.take().is_some();
             }
+            LogEntry::BecameFailover { .. } => {
+                self.kind = SagaKind::Failover;
+                self.round = self.next_act();
+            }
+            LogEntry::EpochRaised { epoch } => self.epoch = *epoch,
             LogEntry::Held { reason } => self.held = Some(reason.clone()),
             LogEntry::Released { accept_loss, .. } => {
                 self.held = None;

@@ -72,9 +72,13 @@ pub enum Action {
         /// The method in the level, from 0.
         method: usize,
     },
-    /// Have a majority of the voters seal the saga's epoch, then wait until no older lease runs. Runs beside the fences
-    /// from the start.
+    /// Have a majority of the voters seal the saga's epoch, so that none of them grants an older one any more. Done as soon
+    /// as a majority has. No promotion without it where there is a lease. Runs beside the fences from the start.
     Seal,
+    /// Seal likewise, and wait until no older lease runs by the count of a majority that sealed: confirmed with
+    /// [`super::Proof::LeaseOver`]. The order's member is the holder; whoever reaches it may have it give the lease up
+    /// sooner. Runs beside the fences from the start, and is asked for in a switchover once the standby has caught up.
+    AwaitLease,
     /// Try the forbidden write at the order's member, after the methods of this level.
     ForbiddenWrite {
         /// The level, from 0.

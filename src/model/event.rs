@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ActError, ClusterName, Command, Done, FenceReport, MemberName, NodeName, Observation, Operator, Policy, StepToken,
-    WallAnchor,
+    ActError, ClusterName, Command, Done, Epoch, FenceReport, MemberName, NodeName, Observation, Operator, Policy,
+    StepToken, WallAnchor,
     edge::{FenceHealth, WriteAttempt},
 };
 
@@ -92,6 +92,11 @@ pub enum StepResult {
         acknowledged: Vec<NodeName>,
         /// Not.
         failed: Vec<(NodeName, String)>,
+    },
+    /// A voter has sealed a larger epoch than the order's: this one will never be granted to anybody.
+    Outbid {
+        /// The epoch that is sealed.
+        sealed: Epoch,
     },
     /// It failed.
     Failed(ActError),

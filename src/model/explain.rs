@@ -181,6 +181,8 @@ pub enum Guard {
     NoCandidate,
     /// No fence level can work now or reach the proof needed.
     NoFence,
+    /// The primary has a lease, and too few voters are heard to seal a new epoch.
+    NoLease,
     /// `mode: manual`, and nobody approved yet; or `mode: shadow`.
     Approval,
     /// An incident of this cluster is under way or held.
@@ -189,7 +191,7 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Paused,
         Self::HeldByRule,
         Self::Tilt,
@@ -201,6 +203,7 @@ impl Guard {
         Self::PrimaryUnclear,
         Self::NoCandidate,
         Self::NoFence,
+        Self::NoLease,
         Self::Approval,
         Self::Busy,
     ];
@@ -220,13 +223,14 @@ impl Guard {
             Self::PrimaryUnclear => "primary_unclear",
             Self::NoCandidate => "no_candidate",
             Self::NoFence => "no_fence",
+            Self::NoLease => "no_lease",
             Self::Approval => "approval",
             Self::Busy => "busy",
         }
     }
 
     /// Whether a person's `coroner failover --skip-guard` may pass it. What keeps two primaries apart
-    /// cannot be passed.
+    /// cannot be passed. `no_lease` can: it only looks ahead, and the failover itself waits for the seal.
     #[must_use]
     pub const fn may_be_skipped(self) -> bool {
         matches!(
@@ -237,6 +241,7 @@ impl Guard {
                 | Self::Cooldown
                 | Self::Budget
                 | Self::Storm
+                | Self::NoLease
                 | Self::Approval
         )
     }
@@ -257,6 +262,9 @@ pub struct CandidateView {
     pub rank: Option<u32>,
     /// Why it is rejected; empty if it is not.
     pub rejected: Vec<String>,
+    /// What is not as it should be with it, and does not reject it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Its position, if known.
     pub position: Option<u64>,
     /// How far it is behind the primary's last known position, if known.

@@ -5,7 +5,11 @@ use std::{fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterName, Epoch, MemberName, NodeName, SignalName, Time, time::millis};
+use super::{ClusterName, Epoch, MemberName, NodeName, PartyName, SignalName, Time, agent::MemberReport, time::millis};
+
+/// The name under which agents' own words ([`Fact::Agent`], [`Fact::Reaches`]) are observed. Every cluster has it,
+/// without its being written under `signals:`; rules do not see it.
+pub const AGENTS_SIGNAL: &str = "agents";
 
 /// Who looked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +122,10 @@ pub enum Fact {
         /// Whether it fires.
         firing: bool,
     },
+    /// What the agent of the subject, which is the observer too, tells of it with every beat.
+    Agent(Box<MemberReport>),
+    /// The parties that the observer's agent reached directly of late.
+    Reaches(Vec<PartyName>),
 }
 
 /// A node's own account of what reaches it.

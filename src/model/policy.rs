@@ -34,6 +34,13 @@ pub struct ArbiterPolicy {
     pub storm_clusters: u32,
     /// See `storm_clusters`.
     pub storm_within: Duration,
+    /// How often fence paths are exercised. One that was, and was not for five times as long, is not counted on.
+    #[serde(default = "a_minute")]
+    pub check_fences_every: Duration,
+}
+
+const fn a_minute() -> Duration {
+    Duration::from_secs(60)
 }
 
 impl Default for ArbiterPolicy {
@@ -44,6 +51,7 @@ impl Default for ArbiterPolicy {
             tilt_for: Duration::from_secs(5),
             storm_clusters: 3,
             storm_within: Duration::from_secs(60),
+            check_fences_every: a_minute(),
         }
     }
 }

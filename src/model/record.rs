@@ -62,6 +62,9 @@ pub struct ClusterState {
     pub failovers_unix_ms: Vec<i64>,
     /// A person acknowledged the newest failover, which ends the cooldown.
     pub cooldown_over: bool,
+    /// The incident that the cooldown is about.
+    #[serde(default)]
+    pub newest_failover: Option<IncidentId>,
     /// The streams that were ever heard. After a restart, silence of these counts from the restart.
     pub heard: Vec<(SignalName, Observer, Option<MemberName>)>,
 }
@@ -81,6 +84,10 @@ pub struct Quarantine {
     pub epoch: Epoch,
     /// The fences that lie on it, as (level, method) of the policy of that incident.
     pub fences: Vec<(usize, usize)>,
+    /// What that policy called them, in the same order: a file that puts other methods at their places does not make
+    /// them other fences. Empty in records of before labels were kept.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// The position of the new primary's history at which it was promoted, if known: what the old one has beyond
     /// is its divergent tail.
     pub promoted_at: Option<u64>,
@@ -154,6 +161,16 @@ pub enum LogEntry {
     AbortRequested {
         /// Why.
         reason: String,
+    },
+    /// A switchover that a rule asked for goes on as a failover: the primary cannot be reached to step down.
+    BecameFailover {
+        /// Why.
+        reason: String,
+    },
+    /// A larger epoch was sealed by others; a person let the saga take a still larger one. Durable with the cluster's.
+    EpochRaised {
+        /// The epoch that the saga owns from here on.
+        epoch: Epoch,
     },
     /// Nothing goes on until a person lets it.
     Held {

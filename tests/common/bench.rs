@@ -893,6 +893,7 @@ pub fn label(run: &Run) -> String {
     let member = &run.order.target.member;
     match &run.action {
         Action::Seal => "seal".into(),
+        Action::AwaitLease => "await lease".into(),
         Action::Fence { level, method } => format!("fence {member} {level}.{method}"),
         Action::Admit { level, method } => format!("admit {member} {level}.{method}"),
         Action::Unfence { level, method } => format!("unfence {member} {level}.{method}"),

@@ -18,6 +18,8 @@ use std::{
 use coroner::config::{Config, Environment, Mistakes, lint, load_text, schema_json};
 use proptest::prelude::*;
 
+mod agents;
+
 /// Every secret exists, and has a value that must appear nowhere.
 struct Given;
 
@@ -107,7 +109,7 @@ fn bad_files_are_explained() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(yaml_files("tests/config/bad").len() >= 24);
+    assert!(yaml_files("tests/config/bad").len() >= 90);
 }
 
 #[test]

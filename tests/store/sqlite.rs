@@ -291,6 +291,7 @@ async fn the_file_stays_small_and_readable_by_hand() {
         incident: "i-0".into(),
         epoch: coroner::model::Epoch(0),
         fences: vec![(0, 0)],
+        labels: vec!["gate".into()],
         promoted_at: None,
     };
     state.quarantined.insert("broker-a".into(), quarantine);

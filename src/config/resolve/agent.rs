@@ -317,6 +317,7 @@ impl Resolver<'_> {
         {
             self.error_help(of, format!("`{member}` has no agent"), "add it to `mesh.parties`");
         }
+        self.warn_of_silence(view, subjects.as_ref(), agent.of.as_ref());
         let guard = cluster.value.agent.as_ref().map(|a| &a.value);
         let broker = guard.and_then(|g| g.broker.as_ref()).map(|b| &b.value);
         if let (Some(at), Some(guard), Some(broker)) = (watch, guard, broker) {
@@ -345,6 +346,17 @@ impl Resolver<'_> {
             traffic: Traffic::default(),
         };
         Some(Signal { policy, source: Source::Agent { watch } })
+    }
+
+    /// Some of those that the signal is about have no agent.
+    fn warn_of_silence(&mut self, view: &ClusterView, subjects: Option<&Subjects>, of: Option<&At<String>>) {
+        let several = matches!(subjects, Some(Subjects::Primary | Subjects::Standbys | Subjects::Members));
+        let silent: Vec<&str> =
+            view.members.iter().filter(|m| !view.agents.contains(*m)).map(MemberName::as_str).collect();
+        if let (true, Some(of), false, false) = (several, of, silent.is_empty(), view.agents.is_empty()) {
+            let message = format!("of `{}` nothing will be known: it has no agent", silent.join("`, `"));
+            self.notes.warning(self.tree.head(of.id), message);
+        }
     }
 
     /// Whether the cluster has agents; else it is a mistake at that place.

@@ -99,16 +99,21 @@ impl Resolver<'_> {
             .filter(|(_, m)| m.value.priority != Some(0))
             .map(|(name, _)| name.value.as_str().into())
             .collect();
+        let mut lack_agents = false;
         for member in &may_be_primary {
             if view.agents.contains(member) {
                 voters.push(member.into());
             } else {
+                lack_agents = true;
                 let message = format!("`{member}` may become primary and has no agent to hold the lease");
                 let help = "add it to `mesh.parties`; or write `priority: 0`, so that it is never promoted";
                 self.notes.error_help(place, message, help);
             }
         }
         let listed = voters.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
+        if lack_agents {
+            return voters;
+        }
         if voters.len() < 3 {
             self.notes.error_help(
                 place,

@@ -80,7 +80,8 @@ impl Resolver<'_> {
         // What could not be read here, because another host has it, was emptied; see `interpolate`.
         let is_elsewhere = self.tree.get(at.id, "key").is_some_and(|id| self.tree.node(id).raw.is_some());
         if m.key.is_none() && !is_elsewhere {
-            self.need(at.id, "key", &m.key);
+            let help = "make one on each host with `coroner key new /etc/coroner/mesh.key`, and write `key: \"${file:mesh.key}\"`";
+            self.error_help(at, "`key` is missing: whoever takes part signs with a key of its own", help);
         }
         let known = self.known_by_name(arbiter, clusters);
         let parties = self.need(at.id, "parties", &m.parties).map(|list| self.parties(list, &known));
@@ -217,8 +218,8 @@ impl Resolver<'_> {
         let is: Vec<&str> = kinds.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
         match is[..] {
             [] => {
-                let mut help = did_you_mean(&name.value, known.keys().map(String::as_str));
-                help.push_str("; or write `arbiter: true` if it is one more arbiter");
+                let near = did_you_mean(&name.value, known.keys().map(String::as_str));
+                let help = format!("{near} If it is one more arbiter, write `arbiter: true` beside its key");
                 let message = format!("`{}` is neither the arbiter nor a member or a node", self.shown(name.id));
                 self.error_help(name, message, help);
                 return None;

@@ -90,9 +90,20 @@ fn hash(policy: &Policy) -> String {
     digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// With this the text of a private key begins; see `mesh::keys`.
+const PRIVATE_KEY: &str = "ed25519-private:";
+
 /// Secrets that stand in the file in clear: they are masked wherever their line is shown, and warned of.
 fn mask_secrets_in_clear(tree: &Tree, notes: &mut Notes) {
     for id in tree.ids() {
+        let node = tree.node(id);
+        // A private key of the mesh, wherever it stands: in the place of a public one, everybody would be shown it.
+        if node.text.trim_start().starts_with(PRIVATE_KEY) && node.raw.is_none() {
+            notes.mask(node.place);
+            notes.hide(&node.text, "********");
+            let message = "a private key stands here in clear: use `${file:…}`; if others could read it, make a new one";
+            notes.warning(node.key.map_or(node.place, |key| tree.place(key)), message);
+        }
         for &(key, value) in tree.entries(id) {
             let (word, node) = (tree.node(key).text.to_lowercase(), tree.node(value));
             let is_url = word == "url" && tree.node(id).key.is_some_and(|k| tree.node(k).text == "webhook");
@@ -259,6 +270,7 @@ impl Resolver<'_> {
             tilt_for: self.span(&a.tilt.for_, default.tilt_for),
             storm_clusters,
             storm_within: self.span(&a.storm.within, default.storm_within),
+            check_fences_every: self.span(&a.check_fences_every, default.check_fences_every),
         };
         let day = Duration::from_secs(86_400);
         let config = ArbiterConfig {
@@ -272,7 +284,7 @@ impl Resolver<'_> {
             store: store?,
             keep_history_for: self.span(&a.history.keep_for, 30 * day),
             keep_observations: a.history.max_observations.as_ref().map_or(1_000_000, |n| n.value),
-            check_fences_every: self.span(&a.check_fences_every, Duration::from_secs(60)),
+            check_fences_every: limits.check_fences_every,
         };
         Some((config, limits))
     }

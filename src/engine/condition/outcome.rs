@@ -119,5 +119,7 @@ pub(in crate::engine) fn words(fact: &Fact) -> String {
         }
         Fact::Canary { latency } => format!("canary in {}", human(*latency)),
         Fact::Alert { firing } => if *firing { "firing" } else { "not firing" }.into(),
+        Fact::Agent(report) => format!("agent, epoch {}", report.epoch),
+        Fact::Reaches(parties) => format!("reaches {} others", parties.len()),
     }
 }

@@ -110,6 +110,11 @@ fn words(outcome: &Outcome) -> (Option<bool>, Option<f64>, String) {
         }
         Fact::Canary { latency } => (Some(latency.as_secs_f64() * 1e3), "canary arrived".into()),
         Fact::Alert { firing } => (state(*firing), if *firing { "firing" } else { "resolved" }.into()),
+        Fact::Agent(report) => (Some(report.epoch.0 as f64), format!("agent, epoch {}", report.epoch)),
+        Fact::Reaches(parties) => {
+            let names: Vec<&str> = parties.iter().map(crate::model::PartyName::as_str).collect();
+            (Some(parties.len() as f64), format!("reaches {}", names.join(", ")))
+        }
     };
     (Some(true), value, text)
 }
