@@ -101,7 +101,8 @@ fn mask_secrets_in_clear(tree: &Tree, notes: &mut Notes) {
         if node.text.trim_start().starts_with(PRIVATE_KEY) && node.raw.is_none() {
             notes.mask(node.place);
             notes.hide(&node.text, "********");
-            let message = "a private key stands here in clear: use `${file:…}`; if others could read it, make a new one";
+            let message =
+                "a private key stands here in clear: use `${file:…}`; if others could read it, make a new one";
             notes.warning(node.key.map_or(node.place, |key| tree.place(key)), message);
         }
         for &(key, value) in tree.entries(id) {
