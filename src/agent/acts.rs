@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use super::{driver::PartyHandle, observe::NodeHandle};
+use super::{driver::PartyHandle, observe::NodeHandle, state::Reports};
 use crate::{
     broker::{Ask, Broker},
     fence::Fence,
@@ -34,6 +34,12 @@ const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// What only the broker's host can do. Every call ends by itself, soon.
 #[async_trait]
 pub trait HostActs: Send + Sync {
+    /// At the agent's start: what makes the acts below quicker. In words, what was done.
+    ///
+    /// # Errors
+    /// They will take longer.
+    async fn prepare(&self) -> Result<String, String>;
+
     /// Keeps the service manager from starting the broker again. Idempotent. In words, how.
     ///
     /// # Errors
@@ -79,6 +85,8 @@ pub struct GuardedActs {
     pub broker: Option<Arc<dyn Broker>>,
     /// The host.
     pub host: Arc<dyn HostActs>,
+    /// The sockets by which the host changes its gate.
+    pub gate_ports: Vec<u32>,
     /// Whether there is a gate.
     pub has_gate: bool,
     /// Whether the last drill proved the gate.
@@ -97,6 +105,8 @@ pub struct Acts {
     pub members: BTreeMap<(ClusterName, MemberName), Target>,
     /// The party.
     pub party: PartyHandle,
+    /// What is known of the brokers.
+    pub reports: Arc<Reports>,
 }
 
 impl Acts {
@@ -216,6 +226,12 @@ impl Acts {
         let Some(guarded) = self.guarded.get(cluster) else { return };
         if guarded.has_gate && guarded.is_gate_proven.load(Ordering::Relaxed) {
             tracing::warn!(%cluster, why, "the lease is over; the gate is shut until it is granted again");
+            return;
+        }
+        // Whether it serves: what is gone or silent cannot, and killing what just starts would keep it from ever coming up.
+        let serves = self.reports.load().get(cluster).is_some_and(|(_, may_renew)| *may_renew);
+        if !serves {
+            tracing::error!(%cluster, why, "the lease is over; the broker does not answer; its gate is not proved to hold");
             return;
         }
         tracing::error!(%cluster, why, "the lease is over, and no gate was proved to hold: the broker is killed");

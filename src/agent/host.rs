@@ -21,7 +21,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Runtime;
 
-use super::{evidence::cgroup, spec::Guarded};
+use super::{evidence::cgroup, preserve::Subject, spec::Guarded};
 use crate::{
     fence::{AnyFence, Fence, signal},
     model::{
@@ -259,6 +259,18 @@ impl Host {
         }
     }
 
+    /// Lets the broker start again, and has a unit of systemd started: what is wanted of a member that was fenced is that
+    /// it comes back, behind its shut gate.
+    ///
+    /// # Errors
+    /// It may be kept from starting, or was not started.
+    pub fn bring_back(&self, deadline: Duration) -> Result<String, String> {
+        let lifted = self.lift(deadline).map_err(|error| error.to_string())?;
+        let Guarded::Unit(name) = &self.guarded else { return Ok(lifted.detail) };
+        let start = async { Unit::open(name.clone()).await?.start().await };
+        self.on_bus(deadline, start).map(|()| format!("{name} may start again, and was told to"))
+    }
+
     /// Whether all of that could work now, found without harm.
     #[must_use]
     pub fn check(&self, deadline: Duration) -> FenceHealth {
@@ -283,6 +295,24 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// What there is to preserve of it, as far as it can be told within the time.
+    #[must_use]
+    pub fn subject(&self, deadline: Duration) -> Subject {
+        let unit = match &self.guarded {
+            Guarded::Unit(name) => Some(name.clone()),
+            Guarded::PidFile { .. } | Guarded::Cgroup(_) => self.units().into_iter().next().map(|(unit, _)| unit),
+        };
+        if let Guarded::PidFile { path, .. } = &self.guarded {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let pid = text.split_whitespace().next().and_then(|word| word.parse::<i32>().ok());
+            let all = process::all().unwrap_or_default();
+            let roots = pid.into_iter().collect();
+            return Subject { processes: process::family(&all, &roots), group: None, unit };
+        }
+        let group = self.group(deadline).ok().flatten();
+        Subject { processes: group.as_ref().map(alive).unwrap_or_default(), group, unit }
     }
 
     /// The control group; `None`: the unit has none, so it has no process.

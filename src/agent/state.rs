@@ -4,9 +4,14 @@
 use std::{
     collections::BTreeMap,
     os::fd::BorrowedFd,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::Duration,
 };
+
+use arc_swap::ArcSwap;
 
 use super::driver::{Host, PartyHandle};
 use crate::{
@@ -73,8 +78,6 @@ pub struct Guarded {
     pub gate: Option<Box<dyn GateKeeper>>,
     /// Without an answer for this long, its lease is not renewed.
     pub progress_timeout: Duration,
-    /// An exit that is followed by a new start within this does not end the lease.
-    pub restart_grace: Duration,
     /// A gate that is not restored by then, after it was touched: see [`News::GateLost`].
     pub gate_restored_within: Duration,
 }
@@ -97,13 +100,6 @@ pub enum Told {
         cluster: ClusterName,
         /// Why it proved nothing.
         result: Result<(), String>,
-    },
-    /// The service manager is about to start the broker: the lease may be asked for although nothing runs yet.
-    Starting {
-        /// Whose.
-        cluster: ClusterName,
-        /// Until when.
-        until: Time,
     },
     /// Something for the party that comes from a node's observer.
     Input(Box<Input>),
@@ -162,8 +158,12 @@ impl StateSender {
     }
 }
 
+/// The newest reports, and whether the lease may be renewed, for whoever wants to look; never waits for anybody.
+pub type Reports = ArcSwap<BTreeMap<ClusterName, (MemberReport, bool)>>;
+
 /// All guarded brokers of the agent.
 pub struct HostState {
+    reports: Arc<Reports>,
     guarded: BTreeMap<ClusterName, Known>,
     told: Receiver<Told>,
     news: Box<dyn FnMut(News) + Send>,
@@ -174,8 +174,6 @@ struct Known {
     role: Option<(RoleReport, Time)>,
     progressed: Option<Time>,
     silence: Option<String>,
-    starting_until: Option<Time>,
-    gone_since: Option<Time>,
     open_until: Option<Time>,
     is_drilled: bool,
     /// Since when the gate does not stand as it should, and whether that was told.
@@ -196,8 +194,6 @@ impl HostState {
             role: None,
             progressed: None,
             silence: None,
-            starting_until: None,
-            gone_since: None,
             open_until: None,
             is_drilled: false,
             gate_touched: None,
@@ -207,7 +203,19 @@ impl HostState {
             looked: Time::ZERO,
         };
         let guarded = guarded.into_iter().map(|(cluster, guarded)| (cluster, known(guarded))).collect();
-        (Self { guarded, told, news }, StateSender(sender))
+        (Self { reports: Arc::default(), guarded, told, news }, StateSender(sender))
+    }
+
+    /// The newest reports, as they come.
+    #[must_use]
+    pub fn reports(&self) -> Arc<Reports> {
+        Arc::clone(&self.reports)
+    }
+
+    fn publish(&self) {
+        let told = |known: &Known| known.last_told.as_ref().map(|(report, may, _)| (report.clone(), *may));
+        let all = self.guarded.iter().filter_map(|(name, known)| Some((name.clone(), told(known)?)));
+        self.reports.store(Arc::new(all.collect()));
     }
 
     fn take_in(&mut self, told: Told) -> Option<Input> {
@@ -228,10 +236,6 @@ impl HostState {
             Told::Drilled { cluster, result } => {
                 let known = self.guarded.get_mut(&cluster)?;
                 known.is_drilled = result.is_ok();
-            }
-            Told::Starting { cluster, until } => {
-                let known = self.guarded.get_mut(&cluster)?;
-                known.starting_until = known.starting_until.max(Some(until));
             }
             Told::Input(input) => return Some(*input),
         }
@@ -259,17 +263,9 @@ impl Known {
     /// The report, and whether the lease may be renewed.
     fn report(&mut self, now: Time) -> (MemberReport, bool) {
         let mut evidence = self.guarded.watching.evidence();
-        let is_gone = Self::is_gone(&evidence);
-        self.gone_since = if is_gone { self.gone_since.or(Some(now)) } else { None };
         let is_silent = self.silent_at().is_none_or(|at| at <= now);
-        let is_starting = self.starting_until.is_some_and(|until| now < until);
-        let is_in_grace = self.gone_since.is_some_and(|since| now < since + self.guarded.restart_grace);
-        let may_renew = if is_gone {
-            // Whoever starts it again has to find the lease held: nothing runs until then.
-            is_in_grace || is_starting
-        } else {
-            !Self::is_stuck(&evidence) && (!is_silent || is_starting)
-        };
+        // At once, whatever the grace for a restart: the party knows of that, and is told when a start begins.
+        let may_renew = !is_silent && !Self::is_gone(&evidence) && !Self::is_stuck(&evidence);
         let detail = match (is_silent, self.progressed, &self.silence) {
             (false, ..) => "it answers".into(),
             (true, None, None) => "it was not asked yet".into(),
@@ -341,8 +337,7 @@ impl Known {
         let told_again = self.last_told.as_ref().map(|(_, _, at)| *at + TELL_AGAIN_AFTER);
         // Only what lies ahead of the last look: what has passed was seen then.
         let ahead = |at: Option<Time>| at.filter(|at| *at > self.looked);
-        let in_grace = self.gone_since.map(|since| since + self.guarded.restart_grace);
-        let turns = [self.silent_at(), self.starting_until, self.open_until, in_grace].map(ahead);
+        let turns = [self.silent_at(), self.open_until].map(ahead);
         let own = [self.guarded.watching.poll_timeout(), self.gate_retry, told_again];
         own.into_iter().chain(turns).flatten().min()
     }
@@ -365,6 +360,7 @@ impl Host for HostState {
     fn turn(&mut self, now: Moment, is_ready: bool) -> Vec<Input> {
         let now = now.boot;
         let mut inputs = Vec::new();
+        let mut has_news = false;
         while let Ok(told) = self.told.try_recv() {
             inputs.extend(self.take_in(told));
         }
@@ -382,9 +378,13 @@ impl Host for HostState {
                 *may != may_renew || !is_same(last, &report) || now.since(*at) >= TELL_AGAIN_AFTER
             });
             if is_news {
+                has_news = true;
                 known.last_told = Some((report.clone(), may_renew, now));
                 inputs.push(Input::Member { cluster: cluster.clone(), report: Box::new(report), may_renew });
             }
+        }
+        if has_news {
+            self.publish();
         }
         inputs
     }

@@ -228,6 +228,15 @@ impl Unit {
         Ok(())
     }
 
+    /// Tells it to start, and does not wait.
+    ///
+    /// # Errors
+    /// systemd does not answer, or refuses.
+    pub async fn start(&self) -> Result<(), String> {
+        let _: OwnedObjectPath = self.manager("StartUnit", &(self.name.as_str(), "replace")).await?;
+        Ok(())
+    }
+
     /// Sends KILL to all its processes.
     ///
     /// # Errors
