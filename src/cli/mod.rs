@@ -15,6 +15,7 @@ pub mod table;
 
 mod abort;
 mod adopt;
+mod agent;
 mod arbiter;
 mod check;
 mod completions;
@@ -25,6 +26,7 @@ mod epoch;
 mod failover;
 mod fence;
 mod follow;
+mod gate;
 mod incidents;
 pub mod kinds;
 mod man;
@@ -73,6 +75,10 @@ pub enum Format {
 enum Verb {
     /// Run the arbiter: watch, judge, fence, promote, redirect, report.
     Arbiter(arbiter::Args),
+    /// Run the agent beside a broker or a node: evidence, lease, gate, fences of the host.
+    Agent(agent::Args),
+    /// The gate before this host's broker: wait for leave to start, shut it at boot, see how it stands.
+    Gate(gate::Args),
     /// Check a configuration file and print all its mistakes.
     Check(check::Args),
     /// List what a file may name: broker kinds, probes, fences, redirects, reports.
@@ -258,6 +264,12 @@ fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
             builder.worker_threads(cores.clamp(2, MOST_WORKERS));
             builder
         }
+        Verb::Agent(_) => {
+            // Locked in memory, so: few threads, and small stacks.
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.max_blocking_threads(8).thread_stack_size(512 * 1024);
+            builder
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder
@@ -270,6 +282,8 @@ fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
 async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Arbiter(args) => arbiter::run(args).await,
+        Verb::Agent(args) => agent::run(args).await,
+        Verb::Gate(args) => gate::run(context, args).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Kinds(args) => kinds::run(context, &args),
         Verb::Status(args) => status::run(context, &args).await,
