@@ -111,14 +111,14 @@ pub fn preserve(subject: &Subject, directory: &Path, budget: Duration) -> Preser
         match news.recv_timeout(budget.saturating_sub(watch.elapsed())) {
             Ok(News::Kept(kept)) => preserved.files.push(kept),
             Ok(News::LeftOut(why)) => preserved.left_out.push(why),
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                preserved.left_out.push("the time was over before all was gathered".into());
-                break;
-            }
+            // All was gathered, or the time was over.
+            Err(_) => break,
         }
     }
     is_over.store(true, Ordering::Relaxed);
+    if watch.elapsed() >= budget {
+        preserved.left_out.push("the time was over before all was gathered".into());
+    }
     preserved.took_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
     preserved
 }

@@ -59,7 +59,10 @@ pub struct GateSpec {
     pub ports: Vec<u16>,
     /// Whether clients on this host itself are kept out too. The agent's own loopback look is by a mark, or needs `open`.
     pub local: LocalClients,
-    /// Who always passes: the arbiters, the other members. Never clients.
+    /// Who always passes, so that replication goes on: the other members.
+    pub peers: Vec<IpAddr>,
+    /// Who passes while the member is a standby, to look at it and to promote it: the arbiters. They are kept out of a
+    /// primary like all clients, for the forbidden write has to meet what clients meet. Never clients.
     pub admit: Vec<IpAddr>,
 }
 

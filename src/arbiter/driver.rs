@@ -26,6 +26,7 @@ use super::{
     handle::{Handle, Input, Query, TimedNotice},
     hands::{self, AllHands, Hands},
     journal::Journal,
+    mesh::{Link, Standing},
     outbox::Outbox,
     reports,
 };
@@ -81,6 +82,8 @@ pub(super) struct Driver {
     pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
     pub(super) next_reply: u64,
     pub(super) last_turn: Time,
+    /// The way to the agents; `None`: the file has no mesh.
+    pub(super) link: Option<Arc<Link>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) on_tick: Box<dyn FnMut() + Send>,
     pub(super) reload: Box<dyn FnMut() -> Result<Config, String> + Send>,
@@ -142,6 +145,7 @@ impl Driver {
                 drop(self.load());
             }
             self.carry_out();
+            self.tell_agents();
             self.metrics.decision_latency.observe(clock::now().since(now).as_secs_f64());
             // Only what passes between two turns is lateness; a turn's own length is part of it.
             self.last_turn = now;
@@ -287,6 +291,17 @@ impl Driver {
         }
     }
 
+    /// Who should hold which lease, and whom nodes should follow.
+    fn tell_agents(&self) {
+        let Some(link) = &self.link else { return };
+        let standing = |primary: PrimaryView| {
+            let appointed = self.engine.appointment(&primary.cluster);
+            let fenced = self.engine.quarantined(&primary.cluster);
+            (primary.cluster.clone(), Standing { appointed, primary, fenced })
+        };
+        link.set_standings(&self.handle, self.engine.primaries().into_iter().map(standing).collect());
+    }
+
     fn start(&mut self, run: Run) {
         let cluster = run.order.target.cluster.clone();
         let (hands, policy) = match self.frozen.get(&run.token.incident) {
@@ -359,7 +374,7 @@ impl Driver {
 
     fn try_load(&mut self) -> Result<String, String> {
         let config = (self.reload)()?;
-        let hands = hands::build(&config)?;
+        let hands = hands::build(&config, self.link.as_ref())?;
         let now = clock::now();
         // Open incidents keep the hands that they began with.
         for view in self.engine.primaries() {

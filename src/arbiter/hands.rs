@@ -1,18 +1,23 @@
 //! The hands of the arbiter: turns an act that the engine asks for into calls of the edges, and their answers into
 //! a result. Decides nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::time::timeout;
 
+use super::mesh::Link;
 use crate::{
     broker::{Ask, Broker},
     config::{ClusterConfig, Config},
-    fence::{Fence, ReadOnlyFlag},
+    fence::{Fence, ReadOnlyFlag, agent::Agents},
     model::{
         ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, effect::Run, policy::MethodPolicy,
+        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, effect::Run, policy::MethodPolicy,
     },
     redirect::Redirect,
 };
@@ -26,6 +31,10 @@ pub struct Hands {
     /// What the policy calls them, which is what an open incident remembers of them.
     labels: Vec<Vec<String>>,
     redirects: Vec<Arc<dyn Redirect>>,
+    /// The way to the agents, and the members beside which one stands.
+    link: Option<Arc<Link>>,
+    with_agent: BTreeSet<MemberName>,
+    has_lease: bool,
 }
 
 /// The hands of all clusters of one configuration.
@@ -35,27 +44,35 @@ pub type AllHands = BTreeMap<ClusterName, Arc<Hands>>;
 ///
 /// # Errors
 /// What in the file cannot work, by cluster.
-pub fn build(config: &Config) -> Result<AllHands, String> {
+pub fn build(config: &Config, link: Option<&Arc<Link>>) -> Result<AllHands, String> {
     let mut all = AllHands::new();
     for (name, cluster) in &config.clusters {
         let policy = config.policy.clusters.get(name);
-        let hands = Hands::new(cluster, policy).map_err(|error| format!("cluster {name}: {error}"))?;
+        let hands = Hands::new(cluster, policy, link).map_err(|error| format!("cluster {name}: {error}"))?;
         all.insert(name.clone(), Arc::new(hands));
     }
     Ok(all)
 }
 
 impl Hands {
-    fn new(config: &ClusterConfig, policy: Option<&ClusterPolicy>) -> Result<Self, String> {
+    fn new(config: &ClusterConfig, policy: Option<&ClusterPolicy>, link: Option<&Arc<Link>>) -> Result<Self, String> {
         let broker: Option<Arc<dyn Broker>> = match &config.broker {
             Some(kind) => Some(Arc::from(kind.build()?)),
             None => None,
         };
         let flag = broker.clone().map(|broker| Arc::new(Flag(broker)) as Arc<dyn ReadOnlyFlag>);
+        let preserve_within = policy.map_or(Duration::ZERO, |policy| policy.failover.preserve_within);
         let mut fences = Vec::new();
         for level in &config.fence {
+            // Without a mesh there is nobody to order; `check` builds without one as well, and gives no orders.
+            let agents = || -> Arc<dyn Agents> {
+                match link {
+                    Some(link) => Arc::new(Preserving { link: Arc::clone(link), within: preserve_within }),
+                    None => Arc::new(Nobody),
+                }
+            };
             let methods: Result<Vec<Arc<dyn Fence>>, String> =
-                level.iter().map(|method| method.build(flag.clone(), None).map(Arc::from)).collect();
+                level.iter().map(|method| method.build(flag.clone(), Some(agents())).map(Arc::from)).collect();
             fences.push(methods?);
         }
         let redirects: Result<Vec<Arc<dyn Redirect>>, String> =
@@ -70,6 +87,11 @@ impl Hands {
                 policy.failover.fence.iter().map(level).collect()
             }),
             redirects: redirects?,
+            link: link.cloned(),
+            with_agent: policy.map_or_else(BTreeSet::new, |policy| {
+                policy.members.iter().filter(|m| m.has_agent).map(|m| m.name.clone()).collect()
+            }),
+            has_lease: policy.is_some_and(|policy| policy.failover.lease.is_some()),
         })
     }
 
@@ -114,15 +136,89 @@ impl Hands {
                 Ok(fence) => outcome(fence.unfence(order, deadline).await),
                 Err(why) => failed(run, &why, false),
             },
-            Action::Seal | Action::AwaitLease => failed(run, "there is no mesh", false),
+            Action::Seal => match &self.link {
+                Some(link) => link.seal(order, deadline).await,
+                None => failed(run, "the file has no mesh any more: nobody can seal", false),
+            },
+            Action::AwaitLease => match &self.link {
+                Some(link) => link.await_lease(order, deadline).await,
+                None => StepResult::Fenced(FenceReport::unknown("the file has no mesh any more")),
+            },
+            Action::Promote if self.has_lease => self.promote_and_appoint(run).await,
             Action::Redirect { method } => match self.redirects.get(*method) {
                 Some(redirect) => redirect.redirect(order, &self.nodes, deadline).await,
                 None => failed(run, "the file no longer has this redirect", false),
             },
-            _ => match &self.broker {
-                Some(broker) => self.ask_broker(broker.as_ref(), run).await,
-                None => failed(run, "the cluster has no broker kind that could do it", false),
-            },
+            _ => self.at_member(run).await,
+        }
+    }
+
+    /// An act at a member: by its agent where one is heard, since that takes whatever path is left; else directly.
+    async fn at_member(&self, run: &Run) -> StepResult {
+        let (order, deadline) = (&run.order, run.deadline);
+        if let (Some(link), Some(deed)) = (self.agent_of(&order.target.member), deed_of(&run.action)) {
+            let deed = match self.with_exact_end(run, deed).await {
+                Ok(deed) => deed,
+                Err(error) => return StepResult::Failed(error),
+            };
+            return match link.order(order, deed, deadline).await {
+                Ok(result) => result,
+                Err(error) if matches!(run.action, Action::MakeReadOnly) => {
+                    StepResult::Fenced(FenceReport::unknown(error.to_string()))
+                }
+                Err(error) => StepResult::Failed(error),
+            };
+        }
+        match &self.broker {
+            Some(broker) => self.ask_broker(broker.as_ref(), run).await,
+            None => failed(run, "the cluster has no broker kind that could do it", false),
+        }
+    }
+
+    /// The way to the member's agent, if one stands there and was heard of late.
+    fn agent_of(&self, member: &MemberName) -> Option<&Arc<Link>> {
+        self.link.as_ref().filter(|link| self.with_agent.contains(member) && link.is_heard(member))
+    }
+
+    /// Catching up to the exact end of a drained primary needs that end first.
+    async fn with_exact_end(&self, run: &Run, deed: Deed) -> Result<Deed, ActError> {
+        let Action::CatchUp { exact_from: Some(from), .. } = &run.action else { return Ok(deed) };
+        let end = self.end_of(from, &run.order, run.deadline / 4).await?;
+        Ok(Deed::CatchUp { upto: Some(end) })
+    }
+
+    /// Where a member's log ends, told by its agent or by itself.
+    async fn end_of(&self, member: &MemberName, order: &Order, deadline: Duration) -> Result<u64, ActError> {
+        let nothing = |why: String| ActError::nothing_done(format!("ask {member} for its position"), why);
+        let target = self.members.get(member).ok_or_else(|| nothing(format!("{member} is not in the file")))?;
+        if let Some(link) = self.agent_of(member) {
+            let order = Order { target: target.clone(), ..order.clone() };
+            return match link.order(&order, Deed::Position, deadline).await? {
+                StepResult::Done(Done { position: Some(position), .. }) => Ok(position),
+                other => Err(nothing(format!("its agent answered {other:?}"))),
+            };
+        }
+        let Some(broker) = &self.broker else { return Err(nothing("the cluster has no broker kind".into())) };
+        match broker.ask(Ask::Position, target, deadline).await {
+            Outcome::Fact(Fact::Position { position }) => Ok(position),
+            Outcome::Fact(_) => Err(nothing(format!("{member} did not tell its position"))),
+            Outcome::Failure(why) => Err(nothing(format!("{member} did not tell its position: {why}"))),
+        }
+    }
+
+    /// The broker is made primary, and its agent is told to hold the lease of the new epoch, which opens its gate. The
+    /// saga comes here only once a majority has sealed the epoch and the old primary is provably out.
+    async fn promote_and_appoint(&self, run: &Run) -> StepResult {
+        let promoted = self.at_member(run).await;
+        let StepResult::Done(mut done) = promoted else { return promoted };
+        let Some(link) = &self.link else { return failed(run, "the file has no mesh any more", true) };
+        match link.order(&run.order, Deed::Appoint, run.deadline).await {
+            Ok(StepResult::Done(appointed)) => {
+                done.detail = format!("{}; {}", done.detail, appointed.detail);
+                StepResult::Done(done)
+            }
+            Ok(other) => failed(run, &format!("it is primary, and its agent did not get the lease: {other:?}"), true),
+            Err(error) => failed(run, &format!("it is primary, and its agent did not get the lease: {error}"), true),
         }
     }
 
@@ -165,12 +261,7 @@ impl Hands {
         let attempted = format!("let {} catch up", order.target.member);
         let Some(exact_from) = exact_from else { return broker.catch_up(order, upto, deadline).await };
         let nothing = |why: String| ActError::nothing_done(attempted.clone(), why);
-        let from = self.members.get(exact_from).ok_or_else(|| nothing(format!("{exact_from} is not in the file")))?;
-        let end = match broker.ask(Ask::Position, from, deadline / 4).await {
-            Outcome::Fact(Fact::Position { position }) => position,
-            Outcome::Fact(_) => return Err(nothing(format!("{exact_from} did not tell its position"))),
-            Outcome::Failure(why) => return Err(nothing(format!("{exact_from} did not tell its position: {why}"))),
-        };
+        let end = self.end_of(exact_from, order, deadline / 4).await?;
         let done = broker.catch_up(order, Some(end), deadline * 3 / 4).await?;
         match done.position {
             Some(position) if position >= end => Ok(done),
@@ -232,6 +323,60 @@ fn failed(run: &Run, why: &str, may_have_happened: bool) -> StepResult {
     StepResult::Failed(ActError { attempted, detail: why.into(), may_have_happened })
 }
 
+/// The order that stands for an act at a member.
+fn deed_of(action: &Action) -> Option<Deed> {
+    match action {
+        Action::MakeReadOnly => Some(Deed::MakeReadOnly),
+        Action::MakeWritable => Some(Deed::MakeWritable),
+        Action::CatchUp { upto, .. } => Some(Deed::CatchUp { upto: *upto }),
+        Action::Promote => Some(Deed::Promote),
+        Action::Repoint { primary } => {
+            Some(Deed::Follow { primary: primary.clone(), promoted_at: None, rejoin: false })
+        }
+        Action::Rejoin { primary, promoted_at } => {
+            Some(Deed::Follow { primary: primary.clone(), promoted_at: *promoted_at, rejoin: true })
+        }
+        // The forbidden write is tried from here: it is the second vantage point.
+        _ => None,
+    }
+}
+
+/// The link, with the policy's budget for gathering evidence before a kill.
+struct Preserving {
+    link: Arc<Link>,
+    within: Duration,
+}
+
+#[async_trait]
+impl Agents for Preserving {
+    async fn order(&self, order: &Order, deed: Deed, deadline: Duration) -> Result<StepResult, ActError> {
+        let deed = match deed {
+            Deed::Fence { name, .. } => Deed::Fence { name, preserve: self.within },
+            other => other,
+        };
+        self.link.order(order, deed, deadline).await
+    }
+
+    async fn rehearse(&self, target: &Target, name: &str, deadline: Duration) -> FenceHealth {
+        self.link.rehearse(target, name, deadline).await
+    }
+}
+
+/// No way to any agent.
+struct Nobody;
+
+#[async_trait]
+impl Agents for Nobody {
+    async fn order(&self, order: &Order, _: Deed, _: Duration) -> Result<StepResult, ActError> {
+        let attempted = format!("order the agent of {}", order.target.member);
+        Err(ActError::nothing_done(attempted, "this process has no part in the mesh"))
+    }
+
+    async fn rehearse(&self, _: &Target, _: &str, _: Duration) -> FenceHealth {
+        FenceHealth { usable: None, detail: "this process has no part in the mesh".into() }
+    }
+}
+
 /// The broker kind's read-only flag, as the `read_only` fence wants it.
 struct Flag(Arc<dyn Broker>);
 
@@ -272,6 +417,10 @@ mod tests {
                 let flag = broker.map(|broker| Arc::new(Flag(broker)) as Arc<dyn ReadOnlyFlag>);
                 for (level, methods) in parts.fence.iter().enumerate() {
                     for (method, kind) in methods.iter().enumerate() {
+                        // What an agent's fence proves stands in the agent's part of the file; see `config`.
+                        if kind.as_agent().is_some() {
+                            continue;
+                        }
                         let spec = &config.policy.clusters[name].failover.fence[level][method];
                         let fence = kind.build(flag.clone(), None).unwrap_or_else(|e| panic!("{}: {e}", spec.label));
                         assert_eq!(spec.best_proof, fence.best_proof(), "{file}: {}", spec.label);

@@ -8,6 +8,7 @@ mod driver;
 pub mod handle;
 pub mod hands;
 mod journal;
+pub mod mesh;
 pub mod outbox;
 mod reports;
 pub mod signals;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The file has mistakes.
     #[error("{0}")]
     Config(String),
+    /// The arbiter cannot take part in the mesh.
+    #[error(transparent)]
+    Mesh(#[from] mesh::MeshError),
     /// Something in the file cannot work.
     #[error("{0}")]
     Build(String),
@@ -90,7 +94,9 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let hands = hands::build(&config).map_err(StartError::Build)?;
+    let in_mesh = mesh::start(&config)?;
+    let link = in_mesh.as_ref().map(|(_, link, _)| Arc::clone(link));
+    let hands = hands::build(&config, link.as_ref()).map_err(StartError::Build)?;
     let store = open_store(&config).await?;
     let recovered =
         store.recover().await.map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
@@ -111,6 +117,17 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         config: Arc::clone(&config),
         store: Arc::clone(&store),
     };
+
+    let mut party = None;
+    if let Some((thread, link, mut events)) = in_mesh {
+        party = Some(thread);
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                link.take(&handle, event);
+            }
+        });
+    }
 
     let frozen = frozen_hands(&recovered.open, &hands);
     let anchor = clock::anchor();
@@ -176,6 +193,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         replies: HashMap::new(),
         next_reply: 0,
         last_turn: clock::now(),
+        link,
         metrics: Arc::clone(&metrics),
         on_tick: Box::new(|| drop(sd_notify::notify(&[NotifyState::Watchdog]))),
         reload: {
@@ -196,6 +214,10 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     tokio::spawn(wait_for_signals(stop, to_hangup).map_err(StartError::Signals)?);
     drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(WATCHING)]));
     driver.run(stopped, hangup).await;
+    // Members live on the grants of the others.
+    if let Some(thread) = party {
+        thread.stop();
+    }
     drop(sd_notify::notify(&[NotifyState::Stopping]));
     drop(stop_api);
     drop(tokio::time::timeout(std::time::Duration::from_secs(2), api.finished()).await);
@@ -208,7 +230,7 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
 /// What would keep the arbiter from starting.
 pub async fn check(path: &Path) -> Result<Config, StartError> {
     let config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
-    hands::build(&config).map_err(StartError::Build)?;
+    hands::build(&config, None).map_err(StartError::Build)?;
     for kind in &config.reports {
         kind.build().map_err(StartError::Build)?;
     }

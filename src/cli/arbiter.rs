@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 
 fn failure(error: StartError) -> Failure {
     let code = match &error {
-        StartError::Config(_) | StartError::Build(_) => Code::Config,
+        StartError::Config(_) | StartError::Build(_) | StartError::Mesh(_) => Code::Config,
         StartError::Store { .. } => Code::CannotCreate,
         StartError::Api(_) => Code::Unavailable,
         StartError::Signals(_) => Code::Internal,

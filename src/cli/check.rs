@@ -86,7 +86,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         Err(mistakes) => return Err(Failure::new(Code::Config, mistakes.to_string())),
     };
     if !args.without_secrets {
-        hands::build(&config).map_err(|why| Failure::new(Code::Config, format!("{}: {why}", args.file.display())))?;
+        hands::build(&config, None)
+            .map_err(|why| Failure::new(Code::Config, format!("{}: {why}", args.file.display())))?;
     }
     let report = report(&config);
     // What the linter found is among the warnings, there with its place.

@@ -28,6 +28,7 @@ mod fence;
 mod follow;
 mod gate;
 mod incidents;
+mod key;
 pub mod kinds;
 mod man;
 mod pause;
@@ -81,6 +82,8 @@ enum Verb {
     Gate(gate::Args),
     /// Check a configuration file and print all its mistakes.
     Check(check::Args),
+    /// Make the key with which an arbiter or an agent signs, or show its public line.
+    Key(key::Args),
     /// List what a file may name: broker kinds, probes, fences, redirects, reports.
     Kinds(kinds::Args),
     /// Show the clusters: verdict, primary, epoch, members, nodes, readiness.
@@ -285,6 +288,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Agent(args) => agent::run(args).await,
         Verb::Gate(args) => gate::run(context, args).await,
         Verb::Check(args) => check::run(context, &args),
+        Verb::Key(args) => key::run(context, &args),
         Verb::Kinds(args) => kinds::run(context, &args),
         Verb::Status(args) => status::run(context, &args).await,
         Verb::Why(args) => why::run(context, &args).await,

@@ -297,21 +297,36 @@ mod tests {
       frozen: { agent: { watch: frozen, of: primary } }
 "#;
 
+    /// A public key: which one does not matter here.
+    fn key(first: char) -> String {
+        format!("ed25519:{first}{}=", "A".repeat(42))
+    }
+
     fn findings(when: &str, failover: &str) -> Vec<Finding> {
         let text = format!(
             r#"
 arbiter: {{ name: a1, listen: "10.0.0.13:7400", store: "sqlite:/x" }}
+mesh:
+  key: "${{file:none}}"
+  parties:
+    a1: {{ key: "{0}", address: "10.0.0.13:1" }}
+    a: {{ key: "{1}", address: "10.0.0.11:1" }}
+    b: {{ key: "{2}", address: "10.0.0.12:1" }}
 clusters:
   c:
     mode: auto
     broker: {{ redis: {{}} }}
+    agent: {{ broker: {{ unit: x.service }}, gate: {{}}, fences: {{ flag: {{ file_flag: {{ path: /x, key: k, fenced: v }} }} }} }}
     members: {{ a: {{ address: "10.0.0.11:1" }}, b: {{ address: "10.0.0.12:1" }} }}
     nodes: [n1, n2, n3]
     signals: {SIGNALS}
     death_rules:
       - {{ name: r, when: {when}, verdict: dead, then: failover }}
     failover: {{ {failover} }}
-"#
+"#,
+            key('A'),
+            key('E'),
+            key('I'),
         );
         let config = load_text(&text, "t.yaml", &Nothing).unwrap_or_else(|m| panic!("{when}: {m}"));
         let findings = lint(&config);
@@ -345,6 +360,8 @@ clusters:
             "{ not: { not: { ping: failing } } }",
             "{ not: { all: [{ ping: ok }, { link: up }] } }",
             "{ not: { ping: failing, for: 5s } }",
+            "{ process: { silent: 5s } }",
+            "{ at_least: { count: all, of: processes, are: { unreachable_by: 1 } } }",
         ] {
             assert!(fires_when_isolated(when), "{when}");
         }
@@ -359,6 +376,11 @@ clusters:
             "{ alarm: firing }",
             "{ ping: ok }",
             "{ link: down }",
+            "{ process: exited }",
+            "{ not: { process: exited } }",
+            "{ frozen: firing }",
+            "{ not: { frozen: firing } }",
+            "{ at_least: { count: all, of: processes, are: exited } }",
             "{ not: { link: up } }",
             "{ roles: { role_is: standby } }",
             "{ roles: { lag_above: 10 } }",
@@ -416,6 +438,12 @@ clusters:
         assert_eq!(out_of_reach("[{ firewall: {}, members: [a] }]"), [FindingKind::ProofOutOfReach]);
         assert_eq!(out_of_reach("[read_only, { fence_agent: { name: f } }]"), []);
         assert_eq!(out_of_reach("[read_only], proof: read_back"), []);
+        assert_eq!(out_of_reach("[gate]"), []);
+        assert_eq!(out_of_reach("[kill], proof: stopped"), []);
+        assert_eq!(out_of_reach("[gate], proof: stopped"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ agent: read_only }]"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ agent: flag }]"), [FindingKind::ProofOutOfReach; 2]);
+        assert_eq!(out_of_reach("[{ agent: flag }], lease: 200ms"), [], "the end of its lease is a proof");
         assert_eq!(
             out_of_reach("[{ exec: { command: [/x] } }], proof: claim, unsafe: true"),
             [FindingKind::LoweredProof]

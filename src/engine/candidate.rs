@@ -5,8 +5,8 @@
 
 use super::view::View;
 use crate::model::{
-    ClusterPolicy, MemberName, Role, Time, explain::CandidateView, policy::MemberPolicy, record::ClusterState,
-    time::human,
+    ClusterPolicy, MemberName, Role, Time, agent::GateState, explain::CandidateView, policy::MemberPolicy,
+    record::ClusterState, time::human,
 };
 
 /// All members but the primary, best first, the rejected ones last with their reasons.
@@ -24,7 +24,7 @@ pub(super) fn candidates(policy: &ClusterPolicy, state: &ClusterState, view: &Vi
             let rejected = rejections(member, behind, ahead.is_some(), policy, state, view, now);
             let name = member.name.clone();
             let is_near = zone.is_some() && member.zone.as_deref() == zone;
-            let warnings = Vec::new();
+            let warnings = warnings(member, policy, view);
             let priority = member.priority;
             (CandidateView { member: name, rank: None, rejected, warnings, position, behind, priority }, is_near)
         })
@@ -91,12 +91,32 @@ fn rejections(
     } else if view.member_seen(&member.name).is_none_or(|at| now.since(at) > fresh_for) {
         reject("nothing was heard of it lately".into());
     }
+    let is_agent_heard = view.agent_seen(&member.name).is_some_and(|at| now.since(at) <= fresh_for);
+    if policy.failover.lease.is_some() && member.has_agent && !is_agent_heard {
+        reject("its agent is not heard, so it could not be given the lease".into());
+    }
+    // An agent that is not heard may be dead: that nodes do not reach it says nothing of their way to the member.
+    if member.has_agent && is_agent_heard {
+        let (reached, asked) = view.reached_by_nodes(policy, &member.name, now, fresh_for);
+        if asked > 0 && reached <= asked / 2 {
+            reject(format!("{} of {asked} nodes do not reach it: a failover would not help", asked - reached));
+        }
+    }
     if let (Some(max), Some(behind)) = (policy.failover.candidate_lag_max, behind)
         && behind > max
     {
         reject(format!("it is {behind} behind, more than the {max} allowed"));
     }
     reasons
+}
+
+/// What people should know of a standby that may be promoted all the same.
+fn warnings(member: &MemberPolicy, policy: &ClusterPolicy, view: &View) -> Vec<String> {
+    let is_unproven = view.agent(&member.name).is_some_and(|(_, report)| report.gate == GateState::Unproven);
+    if policy.failover.lease.is_some() && is_unproven {
+        return vec!["its gate is not proven: its lease would not bind it".into()];
+    }
+    Vec::new()
 }
 
 fn primary_lineage(policy: &ClusterPolicy, state: &ClusterState, view: &View) -> Option<String> {

@@ -1,5 +1,7 @@
 //! One cluster: what is known, what is believed, and what is under way.
 
+mod conduct;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -13,13 +15,12 @@ use super::{
     view::View,
 };
 use crate::{
-    failover::{self, Opening, Saga, Steps, World},
+    failover::{self, Opening, Saga},
     model::{
         ClusterPolicy, Effect, Epoch, Fact, FenceHealth, MemberName, Mode, Notice, Observation, Observer, Outcome,
         Policy, Record, Role, RuleName, StepResult, Time, Truth, Verdict,
         explain::{CandidateView, Guard, RuleExplanation},
         incident::Trigger,
-        policy::Rejoin,
         record::{ClusterState, LogEntry, OpenIncident, Overrides, Quarantine, SagaKind},
         rule::Reaction,
     },
@@ -40,7 +41,7 @@ pub(super) struct Cluster {
     pub(super) verdict: Verdict,
     pub(super) verdict_since: Time,
     pub(super) deciding_rule: Option<RuleName>,
-    pub(super) fence_health: BTreeMap<(MemberName, usize, usize), FenceHealth>,
+    pub(super) fence_health: BTreeMap<(MemberName, usize, usize), (Time, FenceHealth)>,
     pub(super) saga: Option<Saga>,
     /// Another arbiter wrote what this one did not know of.
     pub(super) conflict: Option<String>,
@@ -63,6 +64,8 @@ pub(super) struct Cluster {
     rejoin_given_up: Vec<MemberName>,
     /// When the primary changed. A quarantined member has to be seen after that to come back.
     primary_since: Time,
+    /// Who is to hold the lease, and in which epoch, as far as that is durable.
+    appointed: Option<(MemberName, Epoch)>,
     /// When the newest incident ended: what members said before that of their roles is not held against them.
     pub(super) settled_at: Time,
 }
@@ -112,6 +115,7 @@ impl Cluster {
             told_two_primaries: Vec::new(),
             rejoin_given_up: Vec::new(),
             primary_since: now,
+            appointed: None,
             settled_at: Time::ZERO,
             policy,
             state,
@@ -182,8 +186,8 @@ impl Cluster {
     ) {
         let Some(saga) = self.saga.as_mut().filter(|s| s.incident.id == *incident) else { return };
         let steps = saga.ended(now, act, result);
-        let more = self.advance(now);
-        self.carry_out(now, merge(steps, more), own);
+        let more = self.advance(now, own);
+        self.carry_out(now, conduct::merge(steps, more), own);
         self.is_dirty = true;
     }
 
@@ -373,7 +377,8 @@ impl Cluster {
     }
 
     fn has_gate(&self, quarantine: &Quarantine) -> bool {
-        quarantine.fences.iter().any(|(level, method)| {
+        let (places, _) = conduct::places(quarantine, &self.policy.failover);
+        places.iter().any(|(level, method)| {
             let spec = self.policy.failover.fence.get(*level).and_then(|l| l.get(*method));
             spec.is_some_and(|m| m.best_proof == crate::model::Proof::Gate)
         })
@@ -455,7 +460,7 @@ impl Cluster {
             }
         }
         if self.saga.is_some() {
-            let steps = self.advance(now);
+            let steps = self.advance(now, own);
             self.carry_out(now, steps, own);
         }
         let candidates = self.candidates(now);
@@ -478,13 +483,22 @@ impl Cluster {
         if let Some(at) = self.saga.as_ref().and_then(Saga::poll_timeout) {
             self.wake = self.wake.min(at.max(now));
         }
+        self.appoint();
     }
 
     fn want(&mut self, now: Time, index: usize, candidates: &[CandidateView], own: &mut Own) {
         let policy = Arc::clone(&self.policy);
         let rule = &policy.rules[index];
         let mode = rule.mode.map_or(policy.mode, |own| own.min(policy.mode));
-        let kind = if rule.then == Reaction::Failover { SagaKind::Failover } else { SagaKind::Switchover };
+        // Whom nobody hears cannot be asked to step down.
+        let unheard = self.state.primary.as_ref().filter(|p| self.view.hears(&policy, p, now) == Some(false));
+        let remark = unheard
+            .filter(|_| rule.then == Reaction::Switchover)
+            .map(|p| format!("the rule asks for a switchover, and {p} is not heard by any path: a failover"));
+        let kind = match rule.then {
+            Reaction::Switchover if remark.is_none() => SagaKind::Switchover,
+            _ => SagaKind::Failover,
+        };
         // A rejoin makes way for a failover; so does a switchover that is held while it is given up, for its primary
         // died under it. The failover fences that primary first, whatever became of it.
         let makes_way = self.saga.as_ref().is_some_and(|s| match s.incident.kind {
@@ -505,7 +519,7 @@ impl Cluster {
                 // The primary died while the old one came back: the failover goes first.
                 let reason = "the primary needs a failover, which goes first".to_owned();
                 let member = self.saga.as_ref().map(|s| s.incident.old_primary.clone());
-                let steps = self.decide(now, LogEntry::AbortRequested { reason });
+                let steps = self.decide(now, LogEntry::AbortRequested { reason }, own);
                 self.carry_out(now, steps, own);
                 // It only made way: nobody gave it up.
                 self.rejoin_given_up.retain(|m| Some(m) != member.as_ref());
@@ -519,7 +533,7 @@ impl Cluster {
             if let Ok(candidate) = candidate::choose(candidates, None) {
                 let trigger = Trigger::Rule(Box::new(self.explain(index, now)));
                 let guards = self.guards(now, own, mode, candidates);
-                self.open(now, kind, trigger, candidate, guards, Overrides::default(), own);
+                self.open(now, kind, trigger, remark, candidate, guards, Overrides::default(), own);
             }
             return;
         }
@@ -541,6 +555,7 @@ impl Cluster {
         now: Time,
         kind: SagaKind,
         trigger: Trigger,
+        remark: Option<String>,
         candidate: MemberName,
         guards: Vec<crate::model::explain::GuardState>,
         overrides: Overrides,
@@ -551,15 +566,17 @@ impl Cluster {
         // Never below what a member has stored: the store may have been restored from a backup, or begun anew.
         let epoch = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).next();
         self.state.epoch = epoch;
+        let id = own.incident_id(now);
         // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
         if kind == SagaKind::Failover || matches!(trigger, Trigger::Rule(_)) {
             self.state.failovers_unix_ms.push(own.write_down(now));
             let extra = self.state.failovers_unix_ms.len().saturating_sub(64);
             self.state.failovers_unix_ms.drain(..extra);
             self.state.cooldown_over = false;
+            self.state.newest_failover = Some(id.clone());
         }
         let opening = Opening {
-            id: own.incident_id(now),
+            id,
             arbiter: own.arbiter.name.clone(),
             anchor: own.anchor,
             kind,
@@ -575,6 +592,7 @@ impl Cluster {
             candidate,
             guards,
             overrides,
+            remark,
         };
         self.begin(now, opening, before, own);
     }
@@ -585,7 +603,7 @@ impl Cluster {
         self.saga = Some(saga);
         self.tell_unblocked();
         // The opening and the first steps' intents are one record: one sync before the first act.
-        let steps = self.advance(now);
+        let steps = self.advance(now, own);
         let frozen = Policy {
             hash: own.policy_hash.clone(),
             arbiter: own.arbiter.clone(),
@@ -604,201 +622,6 @@ impl Cluster {
             self.emit(Effect::Run(Box::new(run)));
         }
         self.tell_incident();
-    }
-
-    /// Begins to bring back a quarantined member that is seen again.
-    fn maybe_rejoin(&mut self, now: Time, own: &mut Own) {
-        if self.saga.is_some()
-            || !self.is_settled()
-            || self.policy.failover.rejoin != Rejoin::Follow
-            || self.policy.mode != Mode::Auto
-        {
-            return;
-        }
-        let fresh = self.policy.failover.candidate_fresh_for;
-        let member = self
-            .state
-            .quarantined
-            .keys()
-            .filter(|m| !self.rejoin_given_up.contains(m))
-            .find(|m| self.view.role(&self.policy, m, now, fresh).is_some_and(|(at, _)| at > self.primary_since))
-            .cloned();
-        let Some(member) = member else { return };
-        let blocked = [Guard::Paused, Guard::Tilt, Guard::StoreLost]
-            .into_iter()
-            .any(|guard| self.blocks(guard, now, own, Mode::Auto, &[]).is_some());
-        if blocked || self.verdict >= Verdict::Suspect {
-            return;
-        }
-        self.open_rejoin(now, &member, Trigger::SeenAgain, own);
-    }
-
-    pub(super) fn open_rejoin(&mut self, now: Time, member: &MemberName, trigger: Trigger, own: &mut Own) {
-        let Some(primary) = self.state.primary.clone() else { return };
-        self.rejoin_given_up.retain(|m| m != member);
-        let epoch = self.state.primary_epoch;
-        let opening = Opening {
-            id: own.incident_id(now),
-            arbiter: own.arbiter.name.clone(),
-            anchor: own.anchor,
-            kind: SagaKind::Rejoin,
-            trigger,
-            mode: self.policy.mode,
-            policy_hash: own.policy_hash.clone(),
-            epoch_before: epoch,
-            epoch,
-            old_primary: member.clone(),
-            candidate: primary,
-            candidates: Vec::new(),
-            guards: Vec::new(),
-            overrides: Overrides::default(),
-            last_position: None,
-            last_good: None,
-        };
-        self.begin(now, opening, self.state.clone(), own);
-    }
-
-    // ---- the saga ---------------------------------------------------------------------------------------------
-
-    pub(super) fn decide(&mut self, now: Time, entry: LogEntry) -> Steps {
-        let Some(saga) = &mut self.saga else { return Steps::default() };
-        let first = saga.decide(now, entry);
-        let more = self.advance(now);
-        merge(first, more)
-    }
-
-    fn advance(&mut self, now: Time) -> Steps {
-        let world = self.world(now);
-        self.saga.as_mut().map(|saga| saga.advance(now, &world)).unwrap_or_default()
-    }
-
-    fn world(&self, now: Time) -> World {
-        let Some(saga) = &self.saga else { return World::default() };
-        let incident = &saga.incident;
-        // Whoever was there when it began is expected to follow: one that is late just now, or died meanwhile, is waited
-        // for until the time is over, and is a laggard then.
-        let was_there = |at: Time| at + self.longest_fresh() >= incident.opened;
-        let nodes_reporting: Vec<_> = saga
-            .policy
-            .nodes
-            .iter()
-            .filter(|node| {
-                let reports = self.view.arrivals(node);
-                reports.is_some_and(|(at, _)| self.hears_node(node, now) || was_there(at))
-                    || self.view.awaits_node(node)
-            })
-            .cloned()
-            .collect();
-        let follows = |node: &&crate::model::NodeName| {
-            self.view.arrivals(node).is_some_and(|(_, report)| saga.is_followed_by(report))
-        };
-        let nodes_following = nodes_reporting.iter().filter(follows).cloned().collect();
-        let quarantine = self.state.quarantined.get(&incident.old_primary);
-        World {
-            candidates: self.candidates(now),
-            nodes_reporting,
-            nodes_following,
-            follow_time_over: false,
-            fences_to_lift: quarantine.map(|q| q.fences.clone()).unwrap_or_default(),
-            promoted_at: quarantine.and_then(|q| q.promoted_at),
-            quarantined: self.state.quarantined.keys().cloned().collect(),
-        }
-    }
-
-    /// Makes what the saga decided durable, and hands out its acts behind that.
-    pub(super) fn carry_out(&mut self, now: Time, steps: Steps, own: &mut Own) {
-        if steps.entries.is_empty() && steps.runs.is_empty() {
-            return;
-        }
-        let before = self.state.clone();
-        for (_, entry) in &steps.entries {
-            self.apply_to_state(now, entry);
-        }
-        let mut records: Vec<Record> = self.incident_record().into_iter().collect();
-        if self.state != before {
-            records.push(Record::Cluster { expected: before.epoch, state: self.state.clone() });
-        }
-        records.extend(self.log_records(&steps));
-        self.persist(own, records, Purpose::Saga, before.clone());
-        for run in steps.runs {
-            self.emit(Effect::Run(Box::new(run)));
-        }
-        if self.state.primary != before.primary {
-            let notice = Notice::PrimaryChanged {
-                cluster: self.policy.name.clone(),
-                primary: self.state.primary.clone(),
-                epoch: self.state.primary_epoch,
-            };
-            self.emit(Effect::Tell(Box::new(notice)));
-        }
-        self.tell_incident();
-        if let Some(saga) = self.saga.take_if(|s| s.state().is_over()) {
-            if saga.incident.kind == SagaKind::Rejoin && saga.state().aborted {
-                self.rejoin_given_up.push(saga.incident.old_primary.clone());
-            }
-            self.settled_at = now;
-            self.is_dirty = true;
-        }
-    }
-
-    /// What an entry of the saga's log changes in the cluster.
-    fn apply_to_state(&mut self, now: Time, entry: &LogEntry) {
-        let Some(saga) = &self.saga else { return };
-        let (state, incident) = (saga.state(), &saga.incident);
-        match entry {
-            LogEntry::Promoted { position } => {
-                let quarantine = Quarantine {
-                    incident: incident.id.clone(),
-                    epoch: self.state.primary_epoch,
-                    fences: state.fences(),
-                    labels: Vec::new(),
-                    promoted_at: *position,
-                };
-                self.state.primary = Some(state.candidate.clone());
-                self.state.primary_epoch = state.epoch;
-                self.state.quarantined.remove(&state.candidate);
-                self.state.quarantined.insert(state.old_primary.clone(), quarantine);
-                self.primary_changed(now);
-            }
-            LogEntry::Ended { act, result: StepResult::Done(_), .. } if incident.kind == SagaKind::Switchover => {
-                if let Some(act) = state.acts.get(act)
-                    && matches!(act.action, crate::model::Action::Rejoin { .. })
-                {
-                    let member = act.member.clone();
-                    self.state.quarantined.remove(&member);
-                }
-            }
-            LogEntry::Resolved if incident.kind == SagaKind::Rejoin => {
-                let member = incident.old_primary.clone();
-                self.state.quarantined.remove(&member);
-            }
-            _ => {}
-        }
-    }
-
-    fn log_records(&self, steps: &Steps) -> Vec<Record> {
-        let Some(saga) = &self.saga else { return Vec::new() };
-        steps
-            .entries
-            .iter()
-            .map(|(number, entry)| Record::Log {
-                incident: saga.incident.id.clone(),
-                cluster: self.policy.name.clone(),
-                number: *number,
-                entry: entry.clone(),
-            })
-            .collect()
-    }
-
-    fn incident_record(&self) -> Option<Record> {
-        self.saga.as_ref().map(|saga| Record::Incident(Box::new(saga.incident.clone())))
-    }
-
-    fn tell_incident(&mut self) {
-        if let Some(saga) = &self.saga {
-            let notice = Notice::IncidentUpdated(Box::new(saga.incident.clone()));
-            self.emit(Effect::Tell(Box::new(notice)));
-        }
     }
 
     // ---- guards told ------------------------------------------------------------------------------------------
@@ -884,9 +707,8 @@ impl Cluster {
         }
     }
 
-    /// See [`super::Engine::appointment`].
-    pub(super) fn appointment(&self) -> Option<(MemberName, Epoch)> {
-        self.state.primary.clone().map(|primary| (primary, self.state.primary_epoch))
+    pub(super) fn quarantined(&self) -> Vec<MemberName> {
+        self.state.quarantined.keys().cloned().collect()
     }
 
     pub(super) fn last_arrival(&self) -> Option<Time> {
@@ -897,10 +719,4 @@ impl Cluster {
             .filter_map(|(at, report)| report.last_age.map(|age| at.before(age)))
             .max()
     }
-}
-
-fn merge(mut first: Steps, more: Steps) -> Steps {
-    first.entries.extend(more.entries);
-    first.runs.extend(more.runs);
-    first
 }

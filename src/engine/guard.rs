@@ -5,7 +5,7 @@
 
 use super::{cluster::Cluster, own::Own};
 use crate::model::{
-    MemberName, Mode, Proof, Time,
+    MemberName, Mode, PartyName, Proof, Time,
     explain::{CandidateView, Guard, GuardState},
     policy::Observers,
     time::human,
@@ -79,8 +79,8 @@ impl Cluster {
             Guard::Storm => own.storm(now, &self.policy.name),
             Guard::PrimaryUnclear => self.primary_unclear(now),
             Guard::NoCandidate => super::candidate::choose(candidates, None).err(),
-            Guard::NoFence => self.no_fence(self.state.primary.as_ref()?),
-            Guard::NoLease => None,
+            Guard::NoFence => self.no_fence(self.state.primary.as_ref()?, now, own),
+            Guard::NoLease => self.no_lease(now, own),
             Guard::Approval => match mode {
                 Mode::Auto => None,
                 Mode::Manual => Some("mode is manual: `coroner failover` approves".into()),
@@ -142,7 +142,8 @@ impl Cluster {
                 .members
                 .iter()
                 .filter(|m| Some(&m.name) != primary)
-                .any(|m| self.view.member_seen(&m.name).is_some_and(|at| now.since(at) <= self.longest_fresh()));
+                .filter_map(|m| self.view.member_seen(&m.name).max(self.view.agent_seen(&m.name)))
+                .any(|at| now.since(at) <= self.longest_fresh());
             return (!heard).then(|| "no standby is heard, and no node reports: the cut may be ours".into());
         }
         let heard = reporting.iter().filter(|node| self.hears_node(node, now)).count();
@@ -154,6 +155,10 @@ impl Cluster {
 
     /// Whether the node itself said anything that is still fresh.
     pub(super) fn hears_node(&self, node: &crate::model::NodeName, now: Time) -> bool {
+        let fresh_for = self.policy.failover.candidate_fresh_for;
+        if self.view.node_agent_seen(node).is_some_and(|at| now.since(at) <= fresh_for) {
+            return true;
+        }
         self.view.of_node(node).any(|(name, stream)| {
             let fresh_for = self.policy.signals.get(name).map(|signal| signal.fresh_for);
             stream.success.as_ref().zip(fresh_for).is_some_and(|((at, _), fresh_for)| now.since(*at) <= fresh_for)
@@ -180,17 +185,47 @@ impl Cluster {
         })
     }
 
-    fn no_fence(&self, primary: &MemberName) -> Option<String> {
+    /// Too few voters are heard to seal a new epoch, so that nobody could be promoted.
+    fn no_lease(&self, now: Time, own: &Own) -> Option<String> {
+        let lease = self.policy.failover.lease.as_ref()?;
+        let fresh_for = self.policy.failover.candidate_fresh_for;
+        let is_heard = |voter: &PartyName| {
+            voter.as_str() == own.arbiter.name
+                || self
+                    .policy
+                    .members
+                    .iter()
+                    .filter(|m| PartyName::from(&m.name) == *voter)
+                    .any(|m| self.view.agent_seen(&m.name).is_some_and(|at| now.since(at) <= fresh_for))
+        };
+        let missing: Vec<&str> = lease.voters.iter().filter(|v| !is_heard(v)).map(PartyName::as_str).collect();
+        let (voters, needed) = (lease.voters.len(), lease.voters.len() / 2 + 1);
+        let heard = voters - missing.len();
+        (heard < needed).then(|| {
+            format!(
+                "{heard} of {voters} voters are heard, {needed} are needed to seal a new epoch; not heard: {}",
+                missing.join(", ")
+            )
+        })
+    }
+
+    fn no_fence(&self, primary: &MemberName, now: Time, own: &Own) -> Option<String> {
         let needed = self.policy.failover.proof_needed;
-        let mut best = Proof::Nothing;
+        // The end of a lease needs nobody's help at the primary's host.
+        let mut best = if self.policy.failover.lease.is_some() { Proof::LeaseOver } else { Proof::Nothing };
         let mut broken = Vec::new();
         for (level, methods) in self.policy.failover.fence.iter().enumerate() {
             for (method, spec) in methods.iter().enumerate().filter(|(_, m)| m.applies_to(primary)) {
                 let health = self.fence_health.get(&(primary.clone(), level, method));
-                if let Some(health) = health
-                    && health.usable == Some(false)
-                {
-                    broken.push(format!("{} (level {}): {}", spec.label, level + 1, health.detail));
+                let old = own.arbiter.check_fences_every.saturating_mul(5);
+                let why_not = health.and_then(|(at, health)| match health.usable {
+                    Some(false) => Some(health.detail.clone()),
+                    // One that was never exercised may work; one that was, and is not any more, has no one who looks.
+                    _ if now.since(*at) > old => Some(format!("last exercised {} ago", human(now.since(*at)))),
+                    _ => None,
+                });
+                if let Some(why_not) = why_not {
+                    broken.push(format!("{} (level {}): {why_not}", spec.label, level + 1));
                     continue;
                 }
                 // A bare claim can become a read-back by the forbidden write.

@@ -134,7 +134,7 @@ impl Engine {
             Event::Commanded { by, command, reply_to } => self.command(now, &by, command, reply_to),
             Event::FenceChecked { cluster, member, level, method, health } => {
                 if let Some(index) = self.by_name.get(&cluster).copied() {
-                    self.clusters[index].fence_health.insert((member, level, method), health);
+                    self.clusters[index].fence_health.insert((member, level, method), (now, health));
                     self.dirty.insert(index);
                 }
             }
@@ -362,7 +362,12 @@ impl Engine {
         self.cluster(cluster)?.appointment()
     }
 
-    /// The open incident of a cluster.
+    /// The members of a cluster that were fenced and are not back.
+    #[must_use]
+    pub fn quarantined(&self, cluster: &ClusterName) -> Vec<MemberName> {
+        self.cluster(cluster).map(Cluster::quarantined).unwrap_or_default()
+    }
+
     /// The open incident of a cluster.
     #[must_use]
     pub fn incident(&self, cluster: &ClusterName) -> Option<&Incident> {

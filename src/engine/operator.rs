@@ -95,7 +95,7 @@ impl Cluster {
             candidate::choose(&candidates, named.as_ref()).map_err(|why| error(CommandErrorCode::Blocked, why))?;
         let guards = self.guards(now, own, self.policy.mode, &candidates);
         let trigger = Trigger::Operator { by: by.clone(), reason };
-        self.open(now, kind, trigger, candidate.clone(), guards, overrides, own);
+        self.open(now, kind, trigger, None, candidate.clone(), guards, overrides, own);
         let incident = self.saga.as_ref().map(|s| s.incident.id.clone());
         let what = if kind == SagaKind::Failover { "failover" } else { "switchover" };
         Ok(reply(format!("{what} of {} to {candidate} has begun", self.policy.name), incident))
@@ -134,14 +134,18 @@ impl Cluster {
         if checked.trim().is_empty() {
             return Err(error(CommandErrorCode::Invalid, "say what you checked: it stands in the report"));
         }
-        let steps = self.decide(now, LogEntry::FenceConfirmed { by: by.clone(), checked });
+        let steps = self.decide(now, LogEntry::FenceConfirmed { by: by.clone(), checked }, own);
         self.carry_out(now, steps, own);
         Ok(reply("taken: the failover goes on, on your word", Some(held)))
     }
 
     fn continue_held(&mut self, now: Time, by: &Operator, accept_loss: bool, own: &mut Own) -> Answer {
         let held = self.held_saga()?;
-        let steps = self.decide(now, LogEntry::Released { reason: format!("{by} says so"), accept_loss });
+        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy));
+        let outbid = self.saga.as_ref().and_then(|s| s.state().outbid());
+        let raised = outbid.map(|sealed| LogEntry::EpochRaised { epoch: largest.max(sealed).next() });
+        let released = LogEntry::Released { reason: format!("{by} says so"), accept_loss };
+        let steps = self.decide_all(now, raised.into_iter().chain([released]), own);
         self.carry_out(now, steps, own);
         Ok(reply("it goes on from where it stands", Some(held)))
     }
@@ -156,7 +160,7 @@ impl Cluster {
             SagaKind::Failover if state.may_have_fenced() => Some(
                 "the old primary may be fenced already: from there it only goes forward. Mend what holds it, then `coroner continue`",
             ),
-            SagaKind::Switchover if state.may_have_promoted() => {
+            SagaKind::Failover | SagaKind::Switchover if state.may_have_promoted() => {
                 Some("the standby may be promoted already: from there it only goes forward")
             }
             _ => None,
@@ -164,7 +168,7 @@ impl Cluster {
         if let Some(text) = refusal {
             return Err(error(CommandErrorCode::WrongState, text));
         }
-        let steps = self.decide(now, LogEntry::AbortRequested { reason: format!("{by} asked for it") });
+        let steps = self.decide(now, LogEntry::AbortRequested { reason: format!("{by} asked for it") }, own);
         self.carry_out(now, steps, own);
         Ok(reply("it is being given up", Some(id)))
     }
@@ -192,9 +196,15 @@ impl Cluster {
             saga.incident.acknowledged = Some(Acknowledgement { by: by.clone(), at: now, note });
         }
         let before = self.state.clone();
-        self.state.cooldown_over = true;
+        // Names of incidents sort by the time of their opening. Whoever took note of an older one has not of the newest.
+        let is_newest = self.state.newest_failover.as_ref().is_none_or(|newest| incident >= newest);
+        self.state.cooldown_over |= is_newest;
         self.persist_state_and_incident(before, own);
-        Ok(reply("acknowledged; the cooldown is over", Some(incident.clone())))
+        let text = match is_newest {
+            true => "acknowledged; the cooldown is over",
+            false => "acknowledged; the cooldown of a newer incident goes on",
+        };
+        Ok(reply(text, Some(incident.clone())))
     }
 
     /// Nothing is begun while a record is unanswered: it could not be taken back any more.

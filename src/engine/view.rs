@@ -10,17 +10,26 @@ use std::{
 
 use super::suspicion::Rhythm;
 use crate::model::{
-    ClusterPolicy, Epoch, Fact, Failure, MemberName, NodeName, Observation, Observer, Outcome, Role, SignalName, Time,
-    observation::{Arrivals, RoleReport},
-    policy::{Observers, SignalPolicy, Subjects},
+    ClusterPolicy, Epoch, Fact, Failure, MemberName, NodeName, Observation, Observer, Outcome, PartyName, Role,
+    SignalName, Time,
+    agent::MemberReport,
+    observation::{AGENTS_SIGNAL, Arrivals, RoleReport},
+    policy::{Observers, SignalKind, SignalPolicy, Subjects},
     rule::{Condition, ExprKind},
 };
+
+/// A member whose agent told nothing for this long is not counted as heard by that path.
+const AGENT_HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// All streams of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     /// The streams of each signal, in the order of [`place_of`].
     signals: BTreeMap<SignalName, Vec<Stream>>,
+    /// What the agents of members tell, and when they told it.
+    agents: BTreeMap<MemberName, (Time, MemberReport)>,
+    /// Whom agents reach directly, and when they told it.
+    reaches: BTreeMap<Observer, (Time, Vec<PartyName>)>,
     /// When somebody was seen to attempt something, spaced and bounded; oldest first.
     attempts: VecDeque<Attempt>,
     attempt_spacing: Duration,
@@ -142,6 +151,8 @@ impl View {
         }
         let mut view = Self {
             signals: policy.signals.keys().map(|name| (name.clone(), Vec::new())).collect(),
+            agents: BTreeMap::new(),
+            reaches: BTreeMap::new(),
             attempts: VecDeque::new(),
             attempt_spacing: (longest / 128).max(Duration::from_millis(50)),
             keep,
@@ -164,12 +175,22 @@ impl View {
             next.signals.insert(signal, kept.collect());
         }
         next.attempts = std::mem::take(&mut self.attempts);
+        next.agents = std::mem::take(&mut self.agents);
+        next.agents.retain(|member, _| policy.member(member).is_some());
+        next.reaches = std::mem::take(&mut self.reaches);
+        next.reaches.retain(|observer, _| is_agent(policy, observer));
         *self = next;
     }
 
     /// Takes an observation. `true` if the stream was never heard before and now is: worth remembering.
     /// Observations that the policy does not name are dropped.
     pub(super) fn take(&mut self, policy: &ClusterPolicy, seen: Observation) -> bool {
+        if seen.signal.as_str() == AGENTS_SIGNAL
+            && let Outcome::Fact(fact @ (Fact::Agent(_) | Fact::Reaches(_))) = seen.outcome
+        {
+            self.take_of_agent(policy, seen.at, seen.observer, seen.subject.as_ref(), fact);
+            return false;
+        }
         let keep = self.keep;
         let Some(stream) = self.stream_mut(policy, &seen.signal, &seen.observer, seen.subject.as_ref()) else {
             return false;
@@ -184,10 +205,7 @@ impl View {
             }
             // A canary was sent, and its way to a live node failed: somebody attempted.
             Outcome::Failure(failure) if failure.kind.is_evidence() => {
-                matches!(
-                    policy.signals.get(&seen.signal).map(|s| s.kind),
-                    Some(crate::model::policy::SignalKind::Canary)
-                )
+                matches!(policy.signals.get(&seen.signal).map(|s| s.kind), Some(SignalKind::Canary))
             }
             _ => false,
         };
@@ -201,6 +219,75 @@ impl View {
             self.note_attempt(attempt);
         }
         is_news
+    }
+
+    fn take_of_agent(
+        &mut self,
+        policy: &ClusterPolicy,
+        at: Time,
+        observer: Observer,
+        subject: Option<&MemberName>,
+        fact: Fact,
+    ) {
+        match (fact, observer) {
+            (Fact::Agent(report), Observer::Member(name))
+                if subject == Some(&name) && policy.member(&name).is_some() =>
+            {
+                self.agents.insert(name, (at, *report));
+            }
+            (Fact::Reaches(parties), observer) if is_agent(policy, &observer) => {
+                self.reaches.insert(observer, (at, parties));
+            }
+            _ => {}
+        }
+    }
+
+    /// What the agent of a member told last, however old.
+    pub(super) fn agent(&self, member: &MemberName) -> Option<(Time, &MemberReport)> {
+        self.agents.get(member).map(|(at, report)| (*at, report))
+    }
+
+    /// When the agent of a member was last heard, by whatever path.
+    pub(super) fn agent_seen(&self, member: &MemberName) -> Option<Time> {
+        let reaches = self.reaches.get(&Observer::Member(member.clone())).map(|(at, _)| *at);
+        self.agents.get(member).map(|(at, _)| *at).max(reaches)
+    }
+
+    /// When the agent of a node was last heard, by whatever path.
+    pub(super) fn node_agent_seen(&self, node: &NodeName) -> Option<Time> {
+        self.reaches.get(&Observer::Node(node.clone())).map(|(at, _)| *at)
+    }
+
+    /// How many nodes reach the agent of a member directly, of how many that say whom they reach.
+    pub(super) fn reached_by_nodes(
+        &self,
+        policy: &ClusterPolicy,
+        member: &MemberName,
+        now: Time,
+        within: Duration,
+    ) -> (usize, usize) {
+        let party = PartyName::from(member);
+        let told = policy.nodes.iter().filter_map(|node| self.reaches.get(&Observer::Node(node.clone())));
+        told.filter(|(at, _)| now.since(*at) <= within)
+            .fold((0, 0), |(reached, asked), (_, parties)| (reached + usize::from(parties.contains(&party)), asked + 1))
+    }
+
+    /// Whether a member is heard by some path: one that it answers on, or on which it or its agent speaks. `None`: there
+    /// never was such a path.
+    pub(super) fn hears(&self, policy: &ClusterPolicy, member: &MemberName, now: Time) -> Option<bool> {
+        let agent = self.agent_seen(member);
+        if agent.is_some_and(|at| now.since(at) <= AGENT_HEARD_WITHIN) {
+            return Some(true);
+        }
+        let mut is_known = agent.is_some();
+        for (name, stream) in self.all().filter(|(_, s)| s.subject.as_ref() == Some(member)) {
+            let Some(signal) = policy.signals.get(name).filter(|s| is_spoken(s.kind)) else { continue };
+            if stream.fresh_fact(now, signal.fresh_for).is_some() {
+                return Some(true);
+            }
+            is_known |= stream.newest.is_some();
+        }
+        is_known.then_some(false)
     }
 
     fn note_attempt(&mut self, attempt: Attempt) {
@@ -281,21 +368,34 @@ impl View {
         now: Time,
         within: Duration,
     ) -> Option<(Time, &RoleReport)> {
-        let signal = policy.role_signal.as_ref()?;
-        let stream = self.find(signal, &Observer::Arbiter, Some(member))?;
-        match stream.fresh_fact(now, within)? {
+        let reports = self.roles(policy, member).filter_map(|stream| match stream.fresh_fact(now, within)? {
             (at, Fact::Role(report)) => Some((at, report)),
             _ => None,
-        }
+        });
+        reports.max_by_key(|(at, _)| *at)
+    }
+
+    /// What the arbiter was told of a member's role, and what the member's agent was: a member that only the agent
+    /// reaches is known all the same.
+    fn roles(&self, policy: &ClusterPolicy, member: &MemberName) -> impl Iterator<Item = &Stream> + use<'_> {
+        let of = |observer: &Observer| self.find(policy.role_signal.as_ref()?, observer, Some(member));
+        [of(&Observer::Arbiter), of(&Observer::Member(member.clone()))].into_iter().flatten()
     }
 
     /// The newest role report of a member, however old.
     pub(super) fn last_role(&self, policy: &ClusterPolicy, member: &MemberName) -> Option<(Time, &RoleReport)> {
-        let signal = policy.role_signal.as_ref()?;
-        match self.find(signal, &Observer::Arbiter, Some(member))?.success.as_ref()? {
+        self.last_roles(policy, member).max_by_key(|(at, _)| *at)
+    }
+
+    fn last_roles(
+        &self,
+        policy: &ClusterPolicy,
+        member: &MemberName,
+    ) -> impl Iterator<Item = (Time, &RoleReport)> + use<'_> {
+        self.roles(policy, member).filter_map(|stream| match stream.success.as_ref()? {
             (at, Fact::Role(report)) => Some((*at, report)),
             _ => None,
-        }
+        })
     }
 
     /// The newest known position of a member, by any signal that tells positions, and when it was told.
@@ -369,14 +469,11 @@ impl View {
             .collect()
     }
 
-    /// The largest epoch that any member said it has stored.
+    /// The largest epoch that any member, or its agent, said it has stored.
     pub(super) fn largest_stored_epoch(&self, policy: &ClusterPolicy) -> Epoch {
-        policy
-            .members
-            .iter()
-            .filter_map(|m| self.last_role(policy, &m.name).and_then(|(_, r)| r.epoch))
-            .max()
-            .unwrap_or_default()
+        let members = policy.members.iter();
+        let stored = members.flat_map(|m| self.last_roles(policy, &m.name)).filter_map(|(_, report)| report.epoch);
+        stored.chain(self.agents.values().map(|(_, report)| report.epoch)).max().unwrap_or_default()
     }
 }
 
@@ -392,12 +489,38 @@ struct Attempt {
     told: Time,
 }
 
+/// Whether it is the agent of one of the cluster's.
+fn is_agent(policy: &ClusterPolicy, observer: &Observer) -> bool {
+    match observer {
+        Observer::Member(name) => policy.member(name).is_some(),
+        Observer::Node(name) => policy.nodes.contains(name),
+        Observer::Arbiter => false,
+    }
+}
+
+/// Whether a fact of this kind says that its subject itself was heard. What a third party keeps (a metric, an alert) does
+/// not.
+const fn is_spoken(kind: SignalKind) -> bool {
+    matches!(
+        kind,
+        SignalKind::Heartbeat
+            | SignalKind::Check
+            | SignalKind::Role
+            | SignalKind::Position
+            | SignalKind::Link
+            | SignalKind::Write
+            | SignalKind::Process
+    )
+}
+
 /// Whether the policy knows such a stream. Keeps memory bounded and strangers out.
 fn admits(policy: &ClusterPolicy, signal: &SignalPolicy, observer: &Observer, subject: Option<&MemberName>) -> bool {
     let observer_fits = match (&signal.observers, observer) {
         (Observers::Arbiter, Observer::Arbiter) => true,
         (Observers::Members, Observer::Member(name)) => subject == Some(name),
         (Observers::Nodes(nodes), Observer::Node(name)) => nodes.contains(name),
+        // The role is told by the member's own agent, too.
+        (Observers::Arbiter, Observer::Member(name)) => signal.kind == SignalKind::Role && subject == Some(name),
         _ => false,
     };
     let subject_fits = match (subject, &signal.subjects) {

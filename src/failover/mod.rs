@@ -7,9 +7,14 @@
 //!
 //! ```text
 //! failover     fence (levels) → forbidden write → catch up → loss? → promote → redirect, repoint → follow → resolved
-//! switchover   read-only → catch up exactly → promote → redirect, repoint, rejoin → follow → resolved
+//!              └ lease: seal, await lease, beside the levels from the start; no promotion before a majority sealed
+//! switchover   read-only → catch up exactly → (lease: seal, await lease) → promote → redirect, repoint, rejoin → …
 //! rejoin       demote and follow → lift the fences → resolved
 //! ```
+//!
+//! Where the primary has a lease, the promotion needs a majority of voters that have sealed the saga's epoch, and either
+//! the proof that the policy needs or the end of the old lease by their count. What is given up after that leaves the
+//! old primary primary, but in the saga's epoch: its own may be sealed.
 //!
 //! `Started` is durable before the act. A crash between it and `Ended` leaves the act unknown: it is looked at and
 //! done again under the same number. A failover may be aborted only before its first fence act; a switchover until

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::state::{Act, SagaState};
 use crate::model::{
-    Action, ClusterPolicy, MemberName, NodeName, Proof, StepResult,
+    Action, ClusterPolicy, FenceVerdict, MemberName, NodeName, Proof, StepResult,
     explain::CandidateView,
     policy::UnknownLoss,
     record::{LogEntry, SagaKind},
@@ -21,12 +21,18 @@ pub struct World {
     pub nodes_following: Vec<NodeName>,
     /// The time for following is over.
     pub follow_time_over: bool,
-    /// The fences that lie on the member of a rejoin, and where its primary was promoted.
+    /// The fences that lie on the member of a rejoin, at their places in the saga's policy.
     pub fences_to_lift: Vec<(usize, usize)>,
+    /// Those of them that the saga's policy no longer has.
+    pub fences_missing: Vec<String>,
     /// See [`Action::Rejoin`].
     pub promoted_at: Option<u64>,
     /// Members that were fenced and are not back: they come back by a rejoin, or not at all.
     pub quarantined: Vec<MemberName>,
+    /// The old primary is heard by some path.
+    pub is_primary_heard: bool,
+    /// A switchover may go on as a failover: a rule asked for it, and no guard stands against it.
+    pub may_fail_over: bool,
 }
 
 /// What comes next.
@@ -45,25 +51,69 @@ pub(super) enum Next {
 pub(super) struct Start {
     pub(super) action: Action,
     pub(super) member: MemberName,
-    pub(super) deadline: Duration,
     /// How many acts of this shape failed before: the delay grows with it.
     pub(super) failed_before: usize,
+}
+
+/// How far it is with an act that is tried again.
+#[derive(Clone, Debug, PartialEq)]
+enum Attempt {
+    Done,
+    Running,
+    Start(Start),
+    /// It was tried often enough.
+    Failed(String),
+}
+
+impl Attempt {
+    fn to_start(&self) -> Option<Start> {
+        match self {
+            Self::Start(start) => Some(start.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// How long a forbidden write may take. A write that is not answered proves nothing either way; stronger proofs do
 /// not wait longer for it.
 const FORBIDDEN_WRITE_WITHIN: Duration = Duration::from_millis(250);
-/// Beyond the wait for the old lease: how long a majority may take to answer.
-pub(super) const SEAL_WITHIN: Duration = Duration::from_secs(10);
+/// Beyond the wait for the old lease: how long a majority may take to answer, once.
+const SEAL_WITHIN: Duration = Duration::from_secs(5);
 const READ_ONLY_WITHIN: Duration = Duration::from_secs(3);
 const REJOIN_WITHIN: Duration = Duration::from_secs(30);
 const UNFENCE_WITHIN: Duration = Duration::from_secs(20);
 const REPOINT_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long each act may take, once. A method that the policy no longer has is asked about all the same: it answers at
+/// once.
+pub(super) fn deadline_of(action: &Action, policy: &ClusterPolicy) -> Duration {
+    let failover = &policy.failover;
+    let fence = |level: usize, method: usize| failover.fence.get(level).and_then(|m| m.get(method));
+    match action {
+        Action::Fence { level, method } | Action::Admit { level, method } => {
+            fence(*level, *method).map_or(REPOINT_WITHIN, |m| m.deadline)
+        }
+        Action::Unfence { .. } => UNFENCE_WITHIN,
+        Action::Seal => SEAL_WITHIN,
+        Action::AwaitLease => SEAL_WITHIN + failover.lease.as_ref().map_or(Duration::ZERO, |lease| lease.wait),
+        Action::ForbiddenWrite { .. } => FORBIDDEN_WRITE_WITHIN,
+        Action::MakeReadOnly | Action::MakeWritable => READ_ONLY_WITHIN,
+        Action::CatchUp { .. } => failover.catch_up_within,
+        Action::Promote => failover.promote_within,
+        Action::Repoint { .. } => REPOINT_WITHIN,
+        Action::Redirect { method } => failover.redirect.get(*method).map_or(REPOINT_WITHIN, |m| m.deadline),
+        Action::Rejoin { .. } => REJOIN_WITHIN,
+    }
+}
+
 /// Tries of an act that provably did nothing, before another way is taken.
 const TRIES: usize = 3;
 /// Tries of an act that may have happened: the same target until it is proven (H9).
 const TRIES_UNCERTAIN: usize = 5;
+/// Tries of sealing in a failover, with growing delays: without it nothing goes on, and voters may come back.
+const TRIES_SEAL: usize = 12;
+/// In a switchover the drained primary waits meanwhile: it goes back at once.
+const TRIES_SEAL_DRAINED: usize = 1;
 /// Tries of a rejoin, with growing delays, before a person is asked.
 const TRIES_REJOIN: usize = 8;
 
@@ -75,25 +125,34 @@ impl SagaState {
         match (self.kind, self.promoted) {
             (SagaKind::Rejoin, _) => self.next_of_rejoin(world),
             (SagaKind::Failover, None) => self.next_of_failover(policy, world),
-            (SagaKind::Switchover, None) => self.next_of_switchover(policy),
+            (SagaKind::Switchover, None) => self.next_of_switchover(policy, world),
             (_, Some(_)) => self.next_after_promotion(policy, world),
         }
     }
 
     fn next_of_failover(&self, policy: &ClusterPolicy, world: &World) -> Next {
-        if let Some(reason) = &self.abort_requested {
+        if let (Some(reason), false) = (&self.abort_requested, self.may_have_promoted()) {
             return Next::Note(LogEntry::Aborted { reason: reason.clone() });
         }
-        let proof = self.proof(&policy.failover);
-        if !proof.meets(policy.failover.proof_needed) {
-            return self.next_of_fence(policy, proof);
+        if let Some(next) = self.next_when_outbid() {
+            return next;
         }
-        // The proof stands on the methods; the forbidden write of that level runs beside the catching up and may
-        // still void it. The promotion waits for both.
+        let proof = self.proof(&policy.failover);
+        let has_lease = policy.failover.lease.is_some();
+        let seal = has_lease.then(|| self.attempt(Action::Seal, TRIES_SEAL));
+        if !proof.meets(policy.failover.proof_needed) {
+            let wait = has_lease.then(|| self.attempt(Action::AwaitLease, TRIES_SEAL));
+            return self.next_of_fence(policy, proof, seal, wait);
+        }
+        // The proof stands on the methods, or on the lease; the forbidden write of that level runs beside the catching
+        // up and may still void it. The promotion waits for both, and for the seal.
         let mut starts = self.missing_forbidden_write(policy);
+        if let Some(Attempt::Start(start)) = &seal {
+            starts.push(start.clone());
+        }
         let catch_up = self.newest(|a| matches!(a, Action::CatchUp { .. }), &self.candidate);
         if catch_up.is_none() {
-            starts.push(self.catch_up(policy, None));
+            starts.push(self.catch_up(None));
         }
         if !starts.is_empty() {
             return Next::Run(starts);
@@ -104,69 +163,154 @@ impl SagaState {
         if catch_up.is_some_and(|act| !act.succeeded()) {
             return self.other_candidate_or_hold(world, "it did not catch up", catch_up);
         }
+        match seal {
+            Some(Attempt::Running) => return Next::Wait,
+            Some(Attempt::Failed(why)) => {
+                let reason = format!(
+                    "a majority of the voters could not be had to seal epoch {} ({why}): {} could not be given the \
+                     lease. Bring the voters back, then `coroner continue`",
+                    self.epoch, self.candidate
+                );
+                return Next::Note(LogEntry::Held { reason });
+            }
+            Some(Attempt::Done | Attempt::Start(_)) | None => {}
+        }
         if let Some(reason) = self.too_much_loss(policy) {
             return Next::Note(LogEntry::Held { reason });
         }
-        self.next_of_promotion(policy, world)
+        self.next_of_promotion(world)
     }
 
-    fn next_of_fence(&self, policy: &ClusterPolicy, proof: Proof) -> Next {
+    /// A voter has sealed a larger epoch: nothing more is begun, since nobody could be promoted in this one.
+    fn next_when_outbid(&self) -> Option<Next> {
+        let sealed = self.outbid()?;
+        if self.is_running(|_| true) {
+            return Some(Next::Wait);
+        }
+        let reason = format!(
+            "epoch {sealed} is sealed already, and this is epoch {}: another arbiter, or one that has lost its store, has \
+             acted. Make sure that none is at work; then `coroner continue` goes on in a larger epoch",
+            self.epoch
+        );
+        Some(Next::Note(LogEntry::Held { reason }))
+    }
+
+    /// How far it is with sealing, or with waiting for the lease.
+    fn attempt(&self, action: Action, tries_max: usize) -> Attempt {
+        if action == Action::Seal && self.is_sealed() {
+            return Attempt::Done;
+        }
+        let tries: Vec<&Act> = self.lease_tries(&action).collect();
+        let failed_before = tries.len();
+        match tries.last() {
+            Some(act) if act.result.is_none() => Attempt::Running,
+            // Over, and a write went through all the same: no more waiting makes it a proof.
+            _ if tries.iter().any(|act| act.succeeded()) => {
+                Attempt::Failed("it was over, and a write went through".into())
+            }
+            Some(act) if failed_before >= tries_max => Attempt::Failed(failure(act)),
+            _ => Attempt::Start(Start { failed_before, ..self.start(action, &self.old_primary) }),
+        }
+    }
+
+    /// Levels one after the other, and the lease beside them from the start.
+    fn next_of_fence(
+        &self,
+        policy: &ClusterPolicy,
+        proof: Proof,
+        seal: Option<Attempt>,
+        wait: Option<Attempt>,
+    ) -> Next {
+        let mut starts = Vec::new();
+        for attempt in [&seal, &wait].into_iter().flatten() {
+            if let Attempt::Start(start) = attempt {
+                starts.push(start.clone());
+            }
+        }
+        let rest = match (self.next_of_levels(policy), wait) {
+            (Some(Next::Run(fences)), _) => return Next::Run(fences.into_iter().chain(starts).collect()),
+            (Some(next), _) => next,
+            (None, Some(Attempt::Start(_) | Attempt::Running)) => Next::Wait,
+            (None, Some(Attempt::Failed(why))) => {
+                self.unfenced(policy, proof, &format!("; nor did the end of its lease ({why})"))
+            }
+            (None, Some(Attempt::Done) | None) => self.unfenced(policy, proof, ""),
+        };
+        if rest == Next::Wait && !starts.is_empty() { Next::Run(starts) } else { rest }
+    }
+
+    /// `None`: all levels are used up.
+    fn next_of_levels(&self, policy: &ClusterPolicy) -> Option<Next> {
         for (level, methods) in policy.failover.fence.iter().enumerate() {
             let mut missing = Vec::new();
             let mut is_running = false;
             let mut is_used = false;
-            for (method, spec) in methods.iter().enumerate().filter(|(_, m)| m.applies_to(&self.old_primary)) {
+            for (method, _) in methods.iter().enumerate().filter(|(_, m)| m.applies_to(&self.old_primary)) {
                 is_used = true;
                 let action = Action::Fence { level, method };
                 match self.newest(|a| *a == action, &self.old_primary) {
-                    None => missing.push(self.start(action, &self.old_primary, spec.deadline)),
+                    None => missing.push(self.start(action, &self.old_primary)),
                     Some(Act { result: None, .. }) => is_running = true,
                     Some(_) => {}
                 }
             }
             if !missing.is_empty() {
-                return Next::Run(missing);
+                return Some(Next::Run(missing));
             }
             if is_running {
-                return Next::Wait;
+                return Some(Next::Wait);
             }
             if is_used && policy.has_broker {
                 let write = Action::ForbiddenWrite { level };
                 match self.newest(|a| *a == write, &self.old_primary) {
-                    None => return Next::Run(vec![self.start(write, &self.old_primary, FORBIDDEN_WRITE_WITHIN)]),
-                    Some(Act { result: None, .. }) => return Next::Wait,
+                    None => return Some(Next::Run(vec![self.start(write, &self.old_primary)])),
+                    Some(Act { result: None, .. }) => return Some(Next::Wait),
                     Some(_) => {}
                 }
             }
         }
+        None
+    }
+
+    fn unfenced(&self, policy: &ClusterPolicy, proof: Proof, lease: &str) -> Next {
         let needed = policy.failover.proof_needed;
         Next::Note(LogEntry::Held {
             reason: format!(
-                "no fence gave the proof needed: reached {proof}, needed {needed}. Make sure by other means that {} \
+                "no fence gave the proof needed: reached {proof}, needed {needed}{lease}. Make sure by other means that {} \
                  is stopped, then `coroner fence confirm`; or mend the fence and `coroner continue`",
                 self.old_primary
             ),
         })
     }
 
-    /// The forbidden writes that the levels used so far have not seen yet.
+    /// The forbidden writes that the levels used so far have not seen yet. Where the lease alone is the proof, a level
+    /// whose methods still hang is not waited for: whom they do not reach, no write would.
     fn missing_forbidden_write(&self, policy: &ClusterPolicy) -> Vec<Start> {
         if !policy.has_broker || self.confirmed_by.is_some() {
             return Vec::new();
         }
+        let needed = policy.failover.proof_needed;
+        let is_by_lease = !self.fence_proof(&policy.failover).meets(needed);
+        let again = self.write_to_repeat().filter(|_| is_by_lease);
         (0..policy.failover.fence.len())
             .filter(|level| {
+                let hangs =
+                    |a: &Act| a.result.is_none() && matches!(a.action, Action::Fence { level: l, .. } if l == *level);
+                if is_by_lease && self.acts.values().any(hangs) {
+                    return false;
+                }
                 let used = |a: &Action| matches!(a, Action::Fence { level: l, .. } if l == level);
                 self.newest(used, &self.old_primary).is_some()
                     && self.newest(|a| *a == Action::ForbiddenWrite { level: *level }, &self.old_primary).is_none()
             })
-            .map(|level| self.start(Action::ForbiddenWrite { level }, &self.old_primary, FORBIDDEN_WRITE_WITHIN))
+            .chain(again)
+            .map(|level| self.start(Action::ForbiddenWrite { level }, &self.old_primary))
             .collect()
     }
 
-    fn catch_up(&self, policy: &ClusterPolicy, exact_from: Option<MemberName>) -> Start {
+    fn catch_up(&self, exact_from: Option<MemberName>) -> Start {
         let action = Action::CatchUp { upto: self.last_position, exact_from };
-        self.start(action, &self.candidate, policy.failover.catch_up_within)
+        self.start(action, &self.candidate)
     }
 
     /// The candidate's position after catching up.
@@ -200,7 +344,7 @@ impl SagaState {
         }
     }
 
-    fn next_of_promotion(&self, policy: &ClusterPolicy, world: &World) -> Next {
+    fn next_of_promotion(&self, world: &World) -> Next {
         let promote = |a: &Action| matches!(a, Action::Promote);
         let tries: Vec<&Act> = self.acts_of(promote, &self.candidate).collect();
         match tries.last() {
@@ -227,9 +371,7 @@ impl SagaState {
             }
             Some(_) => {}
         }
-        let mut start = self.start(Action::Promote, &self.candidate, policy.failover.promote_within);
-        start.failed_before = tries.len();
-        Next::Run(vec![start])
+        Next::Run(vec![Start { failed_before: tries.len(), ..self.start(Action::Promote, &self.candidate) }])
     }
 
     /// Another candidate, while nothing irreversible was done with this one; else hold.
@@ -254,31 +396,78 @@ impl SagaState {
         }
     }
 
-    fn next_of_switchover(&self, policy: &ClusterPolicy) -> Next {
+    fn next_of_switchover(&self, policy: &ClusterPolicy, world: &World) -> Next {
         let promoting = self.newest(|a| matches!(a, Action::Promote), &self.candidate);
-        if let (Some(reason), false) = (self.why_abort_switchover(), self.may_have_promoted()) {
-            return self.next_of_abort(reason);
+        if !self.may_have_promoted() {
+            if let Some(reason) = self.why_fail_over(policy, world) {
+                return Next::Note(LogEntry::BecameFailover { reason });
+            }
+            if let Some(reason) = self.why_abort_switchover(policy) {
+                return self.next_of_abort(reason);
+            }
+            if let Some(next) = self.next_when_outbid() {
+                return next;
+            }
         }
         if promoting.is_some() {
             // No other candidate in a switchover: the drained primary would wait for it.
-            return self.next_of_promotion(policy, &World::default());
+            return self.next_of_promotion(&World::default());
         }
         let read_only = self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary);
         match read_only {
             None => {
-                return Next::Run(vec![self.start(Action::MakeReadOnly, &self.old_primary, READ_ONLY_WITHIN)]);
+                return Next::Run(vec![self.start(Action::MakeReadOnly, &self.old_primary)]);
             }
             Some(Act { result: None, .. }) => return Next::Wait,
             Some(_) => {}
         }
         match self.newest(|a| matches!(a, Action::CatchUp { .. }), &self.candidate) {
-            None => Next::Run(vec![self.catch_up(policy, Some(self.old_primary.clone()))]),
-            Some(Act { result: None, .. }) => Next::Wait,
-            Some(_) => self.next_of_promotion(policy, &World::default()),
+            None => return Next::Run(vec![self.catch_up(Some(self.old_primary.clone()))]),
+            Some(Act { result: None, .. }) => return Next::Wait,
+            Some(_) => {}
         }
+        let attempts = self.attempts_when_drained(policy);
+        let starts: Vec<Start> = attempts.iter().filter_map(Attempt::to_start).collect();
+        if !starts.is_empty() {
+            return Next::Run(starts);
+        }
+        if attempts.iter().any(|attempt| matches!(attempt, Attempt::Running)) {
+            return Next::Wait;
+        }
+        self.next_of_promotion(&World::default())
     }
 
-    fn why_abort_switchover(&self) -> Option<String> {
+    /// A drained primary keeps its lease until the standby has all: then a majority seals, and it gives it up.
+    fn attempts_when_drained(&self, policy: &ClusterPolicy) -> Vec<Attempt> {
+        if policy.failover.lease.is_none() {
+            return Vec::new();
+        }
+        let over = self.lease_tries(&Action::AwaitLease).any(Act::succeeded);
+        let wait = if over { Attempt::Done } else { self.attempt(Action::AwaitLease, TRIES_SEAL_DRAINED) };
+        vec![self.attempt(Action::Seal, TRIES_SEAL_DRAINED), wait]
+    }
+
+    /// Why a switchover that a rule asked for goes on as a failover: its primary cannot be had to step down.
+    fn why_fail_over(&self, policy: &ClusterPolicy, world: &World) -> Option<String> {
+        let is_old = |a: &Action| matches!(a, Action::MakeReadOnly | Action::MakeWritable | Action::CatchUp { .. });
+        if !world.may_fail_over || self.abort_requested.is_some() || self.is_running(is_old) {
+            return None;
+        }
+        let read_only = self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary);
+        if let Some(act) = read_only
+            && matches!(&act.result, Some(StepResult::Fenced(report)) if report.verdict == FenceVerdict::Unknown)
+        {
+            return Some(format!("whether {} refuses writes is not known ({})", self.old_primary, failure(act)));
+        }
+        let given_back = self.newest(|a| matches!(a, Action::MakeWritable), &self.old_primary);
+        if let Some(act) = given_back.filter(|act| !act.succeeded()) {
+            return Some(format!("{} could neither be drained nor be given back ({})", self.old_primary, failure(act)));
+        }
+        let why = self.why_abort_switchover(policy).filter(|_| !world.is_primary_heard)?;
+        Some(format!("{why}, and {} is not heard by any path", self.old_primary))
+    }
+
+    fn why_abort_switchover(&self, policy: &ClusterPolicy) -> Option<String> {
         if let Some(reason) = &self.abort_requested {
             return Some(reason.clone());
         }
@@ -298,6 +487,17 @@ impl SagaState {
         if tries.len() >= TRIES && tries.iter().all(|act| act.provably_did_nothing()) {
             return Some(format!("{} could not be promoted", self.candidate));
         }
+        if catch_up.is_some_and(Act::succeeded) && self.outbid().is_none() {
+            let what = [
+                format!("a majority of the voters did not seal epoch {}", self.epoch),
+                format!("the lease of {} is not known to be over", self.old_primary),
+            ];
+            for (what, attempt) in what.into_iter().zip(self.attempts_when_drained(policy)) {
+                if let Attempt::Failed(why) = attempt {
+                    return Some(format!("{what} ({why})"));
+                }
+            }
+        }
         // Once it was begun to let the old primary write again, only giving up is left: it may take writes already.
         let is_given_up = self.acts.values().any(|act| act.action == Action::MakeWritable);
         is_given_up.then(|| "it was being given up when it was held".into())
@@ -308,7 +508,9 @@ impl SagaState {
             let reason = format!("{reason}; {} may still refuse writes", self.old_primary);
             return Next::Note(LogEntry::Aborted { reason });
         }
-        if self.is_running(|a| matches!(a, Action::MakeReadOnly | Action::CatchUp { .. })) {
+        let is_begun =
+            |a: &Action| matches!(a, Action::MakeReadOnly | Action::CatchUp { .. } | Action::Seal | Action::AwaitLease);
+        if self.is_running(is_begun) {
             return Next::Wait;
         }
         let tries: Vec<&Act> = self.acts_of(|a| matches!(a, Action::MakeWritable), &self.old_primary).collect();
@@ -324,9 +526,8 @@ impl SagaState {
                 ),
             }),
             _ => {
-                let mut start = self.start(Action::MakeWritable, &self.old_primary, READ_ONLY_WITHIN);
-                start.failed_before = tries.len();
-                Next::Run(vec![start])
+                let start = self.start(Action::MakeWritable, &self.old_primary);
+                Next::Run(vec![Start { failed_before: tries.len(), ..start }])
             }
         }
     }
@@ -336,45 +537,44 @@ impl SagaState {
             return Next::Note(LogEntry::Resolved);
         }
         let all_follow = world.nodes_reporting.iter().all(|node| world.nodes_following.contains(node));
-        let mut wanted: Vec<(Action, &MemberName, Duration, usize)> = policy
+        let mut wanted: Vec<(Action, &MemberName)> = policy
             .failover
             .redirect
             .iter()
             .enumerate()
             .filter(|(_, m)| m.applies_to(&self.candidate))
-            .map(|(method, spec)| (Action::Redirect { method }, &self.candidate, spec.deadline, TRIES))
+            .map(|(method, _)| (Action::Redirect { method }, &self.candidate))
             .collect();
         let repoint = Action::Repoint { primary: self.candidate.clone() };
         for member in policy.members.iter().map(|m| &m.name) {
             if *member != self.candidate && *member != self.old_primary && !world.quarantined.contains(member) {
-                wanted.push((repoint.clone(), member, REPOINT_WITHIN, TRIES));
+                wanted.push((repoint.clone(), member));
             }
         }
         for (level, method) in self.fences() {
-            let spec = policy.failover.fence.get(level).and_then(|l| l.get(method)).filter(|m| m.admits);
-            if let Some(spec) = spec {
-                wanted.push((Action::Admit { level, method }, &self.old_primary, spec.deadline, TRIES));
+            if policy.failover.fence.get(level).and_then(|l| l.get(method)).is_some_and(|m| m.admits) {
+                wanted.push((Action::Admit { level, method }, &self.old_primary));
             }
         }
         if self.kind == SagaKind::Switchover {
             let rejoin = Action::Rejoin { primary: self.candidate.clone(), promoted_at: self.promoted.flatten() };
-            wanted.push((rejoin, &self.old_primary, REJOIN_WITHIN, TRIES));
+            wanted.push((rejoin, &self.old_primary));
         }
         let mut starts = Vec::new();
         let mut is_running = false;
-        for (action, member, deadline, tries_max) in wanted {
+        for (action, member) in wanted {
             let tries: Vec<&Act> = self.acts_of(|a| *a == action, member).collect();
             match tries.last() {
                 Some(act) if act.result.is_none() => is_running = true,
                 Some(act) if act.succeeded() => {}
-                Some(_) if tries.len() >= tries_max || world.follow_time_over => {}
+                Some(_) if tries.len() >= TRIES || world.follow_time_over => {}
                 // A redirect that failed is not repeated once every node says that it follows.
                 Some(_)
                     if matches!(action, Action::Redirect { .. }) && all_follow && !world.nodes_reporting.is_empty() => {
                 }
                 tried => {
                     let failed_before = tried.map_or(0, |_| tries.len());
-                    starts.push(Start { action, member: member.clone(), deadline, failed_before });
+                    starts.push(Start { action, member: member.clone(), failed_before });
                 }
             }
         }
@@ -394,16 +594,12 @@ impl SagaState {
         }
         let rejoin = Action::Rejoin { primary: self.candidate.clone(), promoted_at: world.promoted_at };
         let is_rejoin = |a: &Action| matches!(a, Action::Rejoin { .. });
-        let mut todo = vec![(rejoin, REJOIN_WITHIN)];
+        let mut todo = vec![rejoin];
         // Lifted in the reverse order, and only once the member follows.
         todo.extend(
-            world
-                .fences_to_lift
-                .iter()
-                .rev()
-                .map(|(level, method)| (Action::Unfence { level: *level, method: *method }, UNFENCE_WITHIN)),
+            world.fences_to_lift.iter().rev().map(|(level, method)| Action::Unfence { level: *level, method: *method }),
         );
-        for (action, deadline) in todo {
+        for action in todo {
             let tries: Vec<&Act> =
                 self.acts_of(|a| *a == action || (is_rejoin(a) && is_rejoin(&action)), &self.old_primary).collect();
             match tries.last() {
@@ -420,20 +616,27 @@ impl SagaState {
                 }
                 _ => {
                     let failed_before = tries.len();
-                    return Next::Run(vec![Start {
-                        action,
-                        member: self.old_primary.clone(),
-                        deadline,
-                        failed_before,
-                    }]);
+                    return Next::Run(vec![Start { action, member: self.old_primary.clone(), failed_before }]);
                 }
             }
+        }
+        // Asked once: whoever lets it go on then has lifted them by hand.
+        let is_asked = self.acts.range(self.round..).all(|(_, act)| !is_rejoin(&act.action));
+        if !world.fences_missing.is_empty() && !is_asked {
+            return Next::Note(LogEntry::Held {
+                reason: format!(
+                    "the file no longer has {}, which lies on {}. Lift it by hand, then `coroner continue`; or put it \
+                     back, then `coroner abort` and `coroner rejoin`",
+                    world.fences_missing.join(", "),
+                    self.old_primary
+                ),
+            });
         }
         Next::Note(LogEntry::Resolved)
     }
 
-    fn start(&self, action: Action, member: &MemberName, deadline: Duration) -> Start {
-        Start { action, member: member.clone(), deadline, failed_before: 0 }
+    fn start(&self, action: Action, member: &MemberName) -> Start {
+        Start { action, member: member.clone(), failed_before: 0 }
     }
 
     fn is_running(&self, shape: impl Fn(&Action) -> bool) -> bool {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    plan::{Next, SEAL_WITHIN, Start, World},
+    plan::{Next, Start, World, deadline_of},
     state::SagaState,
 };
 use crate::model::{
@@ -82,6 +82,8 @@ pub struct Opening {
     pub guards: Vec<GuardState>,
     /// A person's exceptions.
     pub overrides: Overrides,
+    /// Why it is another thing than what was asked for, if it is.
+    pub remark: Option<String>,
     /// The primary's last known position, and when it was told.
     pub last_position: Option<(Time, u64)>,
     /// The newest arrival at any node.
@@ -114,8 +116,8 @@ impl Saga {
         if opening.overrides.accept_loss {
             bypassed.push("any loss was accepted".into());
         }
-        if policy.failover.is_unsafe && opening.kind == SagaKind::Failover {
-            bypassed.push(format!("UNSAFE: the proof needed was lowered to {}", policy.failover.proof_needed));
+        if opening.kind == SagaKind::Failover {
+            bypassed.extend(lowered(&policy));
         }
         let state = match opening.kind {
             SagaKind::Rejoin => IncidentState::Rejoining,
@@ -166,6 +168,9 @@ impl Saga {
             Trigger::SeenAgain => "because it was seen again".into(),
         };
         incident.tell(now, format!("{what}, epoch {}, {why}", incident.epoch));
+        if let Some(remark) = opening.remark {
+            incident.tell(now, remark);
+        }
         if incident.kind == SagaKind::Rejoin {
             let member = incident.old_primary.clone();
             incident.rejoin =
@@ -214,13 +219,8 @@ impl Saga {
             .filter(|(_, act)| act.result.is_none())
             .map(|(number, act)| (*number, act.action.clone(), act.member.clone()))
             .collect();
-        let runs = unknown
-            .into_iter()
-            .filter_map(|(number, action, member)| {
-                let deadline = saga.deadline_of(&action);
-                saga.run(now, number, action, &member, deadline)
-            })
-            .collect();
+        let runs =
+            unknown.into_iter().filter_map(|(number, action, member)| saga.run(now, number, action, &member)).collect();
         Some((saga, runs))
     }
 
@@ -341,6 +341,12 @@ impl Saga {
         match &entry {
             LogEntry::Promoted { .. } => self.follow_until = Some(now + self.policy.failover.redirect_within),
             LogEntry::Released { .. } => self.delays.clear(),
+            LogEntry::EpochRaised { epoch } => self.incident.epoch = *epoch,
+            LogEntry::BecameFailover { .. } => {
+                self.delays.clear();
+                self.incident.kind = SagaKind::Failover;
+                self.incident.bypassed.extend(lowered(&self.policy));
+            }
             _ => {}
         }
         self.log_len += 1;
@@ -370,46 +376,22 @@ impl Saga {
 
     fn start(&mut self, now: Time, start: Start, steps: &mut Steps) {
         let number = self.state.next_act();
-        let Start { action, member, deadline, .. } = start;
+        let Start { action, member, .. } = start;
         self.note(now, LogEntry::Started { act: number, action: action.clone(), member: member.clone() }, steps);
-        if let Some(run) = self.run(now, number, action, &member, deadline) {
+        if let Some(run) = self.run(now, number, action, &member) {
             steps.runs.push(run);
         }
     }
 
-    fn run(&mut self, now: Time, number: u32, action: Action, member: &MemberName, deadline: Duration) -> Option<Run> {
+    fn run(&mut self, now: Time, number: u32, action: Action, member: &MemberName) -> Option<Run> {
+        let deadline = deadline_of(&action, &self.policy);
         let address = self.policy.member(member)?.address.clone();
         self.running.insert(number, Running { since: now, deadline, lost: None });
         let cluster = self.incident.cluster.clone();
         let token = StepToken { cluster: cluster.clone(), incident: self.incident.id.clone(), number };
         let target = Target { cluster, member: member.clone(), address };
-        let order = Order { target, epoch: self.incident.epoch, incident: self.incident.id.clone() };
+        let order = Order { target, epoch: self.state.epoch, incident: self.incident.id.clone() };
         Some(Run { token, order, action, deadline })
-    }
-
-    fn deadline_of(&self, action: &Action) -> Duration {
-        let failover = &self.policy.failover;
-        match action {
-            Action::Fence { level, method } | Action::Admit { level, method } | Action::Unfence { level, method } => {
-                failover
-                    .fence
-                    .get(*level)
-                    .and_then(|methods| methods.get(*method))
-                    .map_or(Duration::from_secs(10), |m| m.deadline)
-            }
-            Action::Seal | Action::AwaitLease => {
-                failover.lease.as_ref().map_or(Duration::ZERO, |lease| lease.wait + SEAL_WITHIN)
-            }
-            Action::Redirect { method } => {
-                failover.redirect.get(*method).map_or(Duration::from_secs(5), |m| m.deadline)
-            }
-            Action::CatchUp { .. } => failover.catch_up_within,
-            Action::Promote => failover.promote_within,
-            Action::ForbiddenWrite { .. } => Duration::from_millis(250),
-            Action::MakeReadOnly | Action::MakeWritable => Duration::from_secs(3),
-            Action::Repoint { .. } => Duration::from_secs(10),
-            Action::Rejoin { .. } => Duration::from_secs(30),
-        }
     }
 
     /// An executor that never answers leaves its act unknown, as a crash would.
@@ -424,7 +406,9 @@ impl Saga {
             self.running.remove(&act);
             let why = "its executor gave no answer";
             let result = match self.state.acts.get(&act).map(|a| &a.action) {
-                Some(Action::Fence { .. } | Action::MakeReadOnly) => StepResult::Fenced(FenceReport::unknown(why)),
+                Some(Action::Fence { .. } | Action::MakeReadOnly | Action::AwaitLease) => {
+                    StepResult::Fenced(FenceReport::unknown(why))
+                }
                 Some(Action::ForbiddenWrite { .. }) => StepResult::WriteTried(WriteAttempt {
                     on_new: WriteOutcome::NoAnswer,
                     on_open: None,
@@ -567,6 +551,10 @@ impl Saga {
                 self.incident.state_reason = Some(reason.clone());
                 match self.state.kind {
                     SagaKind::Rejoin => format!("given up: {reason}; {} stays quarantined", self.state.old_primary),
+                    _ if self.state.may_have_sealed() => format!(
+                        "given up: {reason}; {} stays primary, in a new epoch, since its former one may be sealed",
+                        self.state.old_primary
+                    ),
                     _ => format!("given up: {reason}; {} stays primary", self.state.old_primary),
                 }
             }
@@ -616,6 +604,12 @@ pub(crate) fn frozen(policy: &Policy, cluster: &ClusterPolicy) -> Policy {
         arbiter: policy.arbiter.clone(),
         clusters: BTreeMap::from([(cluster.name.clone(), cluster.clone())]),
     }
+}
+
+/// What stands in every report of a failover whose proof was lowered.
+fn lowered(policy: &ClusterPolicy) -> Option<String> {
+    let failover = &policy.failover;
+    failover.is_unsafe.then(|| format!("UNSAFE: the proof needed was lowered to {}", failover.proof_needed))
 }
 
 fn outcome(result: &StepResult) -> String {

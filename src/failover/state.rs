@@ -27,6 +27,10 @@ pub struct SagaState {
     pub acts: BTreeMap<u32, Act>,
     /// Acts below this number that did not succeed were before the last release, and do not count.
     pub round: u32,
+    /// Acts of sealing below this number were for a smaller epoch, and do not count.
+    pub sealing_from: u32,
+    /// Beginnings and ends of acts so far: the order of what happened.
+    ticks: u32,
     /// A person confirmed the fence.
     pub confirmed_by: Option<(Operator, String)>,
     /// Candidates that were given up.
@@ -58,6 +62,10 @@ pub struct Act {
     pub result: Option<StepResult>,
     /// How long it took.
     pub took: Option<Duration>,
+    /// When it began, in the order of what happened.
+    begun_at: u32,
+    /// When it ended, in the order of what happened.
+    ended_at: Option<u32>,
 }
 
 impl Act {
@@ -96,6 +104,8 @@ impl SagaState {
             last_position: *last_position,
             acts: BTreeMap::new(),
             round: 0,
+            sealing_from: 0,
+            ticks: 0,
             confirmed_by: None,
             given_up: Vec::new(),
             abort_requested: None,
@@ -124,11 +134,15 @@ impl SagaState {
         match entry {
             LogEntry::Opened { .. } => debug_assert!(false, "a log opens once"),
             LogEntry::Started { act, action, member } => {
-                let act_state = Act { action: action.clone(), member: member.clone(), result: None, took: None };
-                self.acts.insert(*act, act_state);
+                self.ticks += 1;
+                let (action, member) = (action.clone(), member.clone());
+                let begun = Act { action, member, result: None, took: None, begun_at: self.ticks, ended_at: None };
+                self.acts.insert(*act, begun);
             }
             LogEntry::Ended { act, result, took } => {
                 if let Some(act) = self.acts.get_mut(act) {
+                    self.ticks += 1;
+                    act.ended_at = Some(self.ticks);
                     act.result = Some(result.clone());
                     act.took = Some(*took);
                 }
@@ -149,7 +163,10 @@ impl SagaState {
                 self.kind = SagaKind::Failover;
                 self.round = self.next_act();
             }
-            LogEntry::EpochRaised { epoch } => self.epoch = *epoch,
+            LogEntry::EpochRaised { epoch } => {
+                self.epoch = *epoch;
+                self.sealing_from = self.next_act();
+            }
             LogEntry::Held { reason } => self.held = Some(reason.clone()),
             LogEntry::Released { accept_loss, .. } => {
                 self.held = None;
@@ -219,6 +236,79 @@ impl SagaState {
         })
     }
 
+    /// The acts of sealing and of waiting for the lease, of the saga's epoch.
+    fn lease_acts(&self) -> impl Iterator<Item = &Act> {
+        let of_epoch = self.acts.range(self.sealing_from..).map(|(_, act)| act);
+        of_epoch.filter(|act| matches!(act.action, Action::Seal | Action::AwaitLease))
+    }
+
+    /// Tries of one of the two that count: of this round, under way, or successful.
+    pub(super) fn lease_tries<'a>(&'a self, action: &'a Action) -> impl Iterator<Item = &'a Act> {
+        let tries = self.acts.range(self.sealing_from..).filter(move |(_, act)| act.action == *action);
+        tries.filter(|(n, act)| **n >= self.round || act.result.is_none() || act.succeeded()).map(|(_, act)| act)
+    }
+
+    /// Whether a majority of the voters has sealed the saga's epoch. A lease that is over by their count says so too.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.lease_acts().any(Act::succeeded)
+    }
+
+    /// Whether voters were asked to seal: the old primary may be unable to renew its lease in its own epoch.
+    #[must_use]
+    pub fn may_have_sealed(&self) -> bool {
+        self.acts.values().any(|act| matches!(act.action, Action::Seal | Action::AwaitLease))
+    }
+
+    /// The epoch that a voter had sealed, larger than the saga's, while no majority sealed the saga's.
+    #[must_use]
+    pub fn outbid(&self) -> Option<Epoch> {
+        if self.is_sealed() {
+            return None;
+        }
+        let larger = |act: &Act| match act.result {
+            Some(StepResult::Outbid { sealed }) => Some(sealed),
+            _ => None,
+        };
+        self.lease_acts().filter_map(larger).max().filter(|sealed| *sealed > self.epoch)
+    }
+
+    /// Whether anything was begun after which the old primary may not serve on in its own epoch.
+    #[must_use]
+    pub fn is_replacing(&self) -> bool {
+        self.acts
+            .values()
+            .any(|act| matches!(act.action, Action::Fence { .. } | Action::Seal | Action::AwaitLease | Action::Promote))
+    }
+
+    /// When the old lease was found to be over, in the order of what happened. A write that was begun after that and
+    /// went through refutes it for good: whatever keeps the lease's promise at that host does not work.
+    fn lease_over_at(&self) -> Option<u32> {
+        let over = self.lease_acts().filter(|act| {
+            matches!(&act.result, Some(StepResult::Fenced(report))
+                if report.verdict == FenceVerdict::Confirmed && report.proof == Proof::LeaseOver)
+        });
+        let first = over.filter_map(|act| act.ended_at).min()?;
+        (!self.writes_accepted().any(|write| write.begun_at > first)).then_some(first)
+    }
+
+    fn writes_accepted(&self) -> impl DoubleEndedIterator<Item = &Act> {
+        self.acts.values().filter(|act| matches!(&act.result, Some(StepResult::WriteTried(a)) if a.is_accepted()))
+    }
+
+    /// The level of a forbidden write that went through while the lease ran, as it may, and was not tried again since
+    /// it is over.
+    pub(super) fn write_to_repeat(&self) -> Option<usize> {
+        let over = self.lease_over_at()?;
+        let write = self.writes_accepted().next_back()?;
+        let is_repeated =
+            self.acts.values().any(|act| matches!(act.action, Action::ForbiddenWrite { .. }) && act.begun_at > over);
+        match write.action {
+            Action::ForbiddenWrite { level } if !is_repeated => Some(level),
+            _ => None,
+        }
+    }
+
     /// Whether a promotion was started that may have happened.
     #[must_use]
     pub fn may_have_promoted(&self) -> bool {
@@ -248,12 +338,19 @@ impl SagaState {
     /// The strongest proof that the old primary is stopped.
     ///
     /// Within a level it is the strongest of the confirmed methods. A forbidden write that went through voids all
-    /// that was claimed before it, for good. A bare claim becomes a read-back when both connections were refused.
+    /// that was claimed before it, for good. A bare claim becomes a read-back when both connections were refused. The
+    /// end of the old lease stands beside the levels.
     #[must_use]
     pub fn proof(&self, policy: &FailoverPolicy) -> Proof {
         if self.confirmed_by.is_some() {
             return policy.proof_needed;
         }
+        let lease = if self.lease_over_at().is_some() { Proof::LeaseOver } else { Proof::Nothing };
+        self.fence_proof(policy).max(lease)
+    }
+
+    /// The strongest proof that the fences alone gave.
+    pub(super) fn fence_proof(&self, policy: &FailoverPolicy) -> Proof {
         (0..policy.fence.len()).map(|level| self.level_proof(level)).max().unwrap_or_default()
     }
 

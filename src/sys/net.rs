@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     io::{self, ErrorKind},
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
-use tokio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::model::{Failure, FailureKind};
 
@@ -34,7 +35,7 @@ impl Connector {
     /// the subject.
     pub async fn connect(&self, address: &str) -> Result<TcpStream, Failure> {
         if let Ok(literal) = address.parse::<SocketAddr>() {
-            let stream = TcpStream::connect(literal).await.map_err(|e| failure_of(&e))?;
+            let stream = open(literal).await.map_err(|e| failure_of(&e))?;
             // Small questions and answers: waiting to fill a packet would only add latency.
             let _ = stream.set_nodelay(true);
             return Ok(stream);
@@ -42,7 +43,7 @@ impl Connector {
         let addresses = self.resolve(address).await?;
         let mut last = Failure::new(FailureKind::Local, format!("{address} has no address"));
         for candidate in addresses {
-            match TcpStream::connect(candidate).await {
+            match open(candidate).await {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
@@ -75,6 +76,23 @@ impl Connector {
             (Ok(_), None) => Err(Failure::new(FailureKind::Local, format!("the name {address} has no address"))),
         }
     }
+}
+
+/// The mark of this process's connections, once it was set.
+static MARK: OnceLock<u32> = OnceLock::new();
+
+/// From now on all connections of this process carry this mark (`SO_MARK`), by which a gate on this host lets its own
+/// agent through. Needs CAP_NET_ADMIN; without it they are opened without. Only the first call counts.
+pub fn mark_connections(mark: u32) {
+    MARK.get_or_init(|| mark);
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(mark) = MARK.get() else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Where it may not be marked the gate decides, and what it keeps out is told as such.
+    let _ = setsockopt(&socket, sockopt::Mark, mark);
+    socket.connect(address).await
 }
 
 /// What an error of a socket means. What is not clearly the other side's doing is trouble of our own, which never

@@ -28,6 +28,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
     for verb in [
         "arbiter",
         "check",
+        "key",
         "kinds",
         "status",
         "why",
@@ -56,6 +57,34 @@ fn the_help_names_every_verb_and_every_exit_code() {
     for code in ["   0  ", "  64  ", "  69  ", "  75  ", "  78  ", " 107  "] {
         assert!(out.contains(code), "{code}\n{out}");
     }
+}
+
+#[test]
+fn a_key_is_made_once_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh.key");
+    let file = path.to_str().unwrap();
+    let (code, public, err) = coroner(&["key", "new", file]);
+    assert_eq!(code, 0, "{err}");
+    assert!(public.starts_with("ed25519:") && public.trim_end().len() == 52, "{public}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = std::fs::read_to_string(&path).unwrap();
+    assert!(secret.starts_with("ed25519-private:"));
+    assert_eq!(coroner(&["key", "show", file]), (0, public.clone(), String::new()));
+    let (_, json, _) = coroner(&["-o", "json", "key", "show", file]);
+    assert!(json.contains("\"public_key\"") && json.contains(public.trim()), "{json}");
+
+    let (code, out, err) = coroner(&["key", "new", file]);
+    assert_eq!((code, out.as_str()), (73, ""), "{err}");
+    assert!(err.contains("exists already"), "{err}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), secret, "a key is never replaced");
+
+    std::fs::write(&path, public).unwrap();
+    let (code, _, err) = coroner(&["key", "show", file]);
+    assert_eq!(code, 65, "{err}");
+    assert_eq!(coroner(&["key", "show", "/nonexistent"]).0, 74);
+    assert_eq!(coroner(&["key", "new", "/nonexistent/key"]).0, 73);
 }
 
 #[test]

@@ -21,8 +21,9 @@ use coroner::{
         FailureKind, FenceReport, FenceVerdict, Incident, IncidentId, MemberName, NodeName, Notice, Observation,
         Observer, Operator, Outcome, Policy, Proof, Record, Role, StepResult, Time, WallAnchor, WriteAttempt,
         WriteOutcome,
+        agent::MemberReport,
         effect::Run,
-        observation::{Arrivals, RoleReport},
+        observation::{AGENTS_SIGNAL, Arrivals, RoleReport},
         record::{ClusterState, LogEntry, OpenIncident, Recovered, SagaKind},
     },
 };
@@ -48,6 +49,8 @@ pub enum Script {
     DoneUnknown,
     /// Does not do it, and says that it did.
     Lie,
+    /// Does not do it: a voter has sealed this larger epoch.
+    Outbid(u64),
     /// Does not do it, and never answers.
     Hang,
     /// Does it, and never answers.
@@ -68,16 +71,22 @@ pub struct Member {
     pub epoch: Epoch,
     /// Neither the arbiter nor anyone else reaches it, though it runs.
     pub cut_off: bool,
+    /// Its agent reaches the arbiter; the arbiter's own probes do not reach it.
+    pub only_by_agent: bool,
+    /// The epoch in which its agent was appointed, where there are leases.
+    pub appointed: Option<Epoch>,
+    /// The lease is over: its gate is closed by the kernel.
+    pub is_lease_over: bool,
 }
 
 impl Member {
     /// Whether a client that reaches it could get a write acknowledged, now or when it thaws.
     pub fn could_take_writes(&self) -> bool {
-        self.alive && self.role == Role::Primary && !self.read_only && self.fences.is_empty()
+        self.alive && self.role == Role::Primary && !self.read_only && self.fences.is_empty() && !self.is_lease_over
     }
 
     fn answers(&self) -> bool {
-        self.alive && !self.frozen && self.fences.is_empty() && !self.cut_off
+        self.alive && !self.frozen && self.fences.is_empty() && !self.cut_off && !self.only_by_agent
     }
 }
 
@@ -216,6 +225,8 @@ pub struct Bench {
     /// What executors do when nothing is scripted.
     pub default_script: BTreeMap<String, Script>,
     pub every_act_twice: bool,
+    /// Epochs below this one are granted to nobody.
+    pub sealed: Epoch,
     pub crash: Option<Crash>,
     pub crashes: usize,
     pub persists: usize,
@@ -252,6 +263,9 @@ impl Bench {
                     follows,
                     epoch: Epoch::ZERO,
                     cut_off: false,
+                    only_by_agent: false,
+                    appointed: None,
+                    is_lease_over: false,
                 };
                 (m.name.clone(), member)
             })
@@ -283,6 +297,7 @@ impl Bench {
             scripts: BTreeMap::new(),
             default_script: BTreeMap::new(),
             every_act_twice: false,
+            sealed: Epoch::ZERO,
             crash: None,
             crashes: 0,
             persists: 0,
@@ -330,6 +345,7 @@ impl Bench {
         member.alive = true;
         member.frozen = false;
         member.cut_off = false;
+        member.only_by_agent = false;
     }
 
     pub fn script(&mut self, label: &str, scripts: &[Script]) {
@@ -390,8 +406,24 @@ impl Bench {
                 priority: None,
             };
             // A fence keeps clients out, not the broker kind's own look at a member that came back.
+            let has_agent = policy.members.iter().any(|m| m.name == *name && m.has_agent);
+            if has_agent && member.alive && !member.cut_off {
+                let own = Observer::Member(name.clone());
+                let agent = MemberReport { epoch: self.sealed, appointed: member.appointed, ..MemberReport::default() };
+                seen.push((
+                    AGENTS_SIGNAL,
+                    own.clone(),
+                    Some(name.clone()),
+                    Outcome::Fact(Fact::Agent(Box::new(agent))),
+                ));
+                if !member.frozen {
+                    seen.push(("role", own, Some(name.clone()), Outcome::Fact(Fact::Role(report.clone()))));
+                }
+            }
             let role = match member {
-                Member { alive: true, frozen: false, cut_off: false, .. } => Outcome::Fact(Fact::Role(report)),
+                Member { alive: true, frozen: false, cut_off: false, only_by_agent: false, .. } => {
+                    Outcome::Fact(Fact::Role(report))
+                }
                 _ => outcome(Fact::Role(report)),
             };
             seen.push(("role", Observer::Arbiter, Some(name.clone()), role));
@@ -410,7 +442,7 @@ impl Bench {
             }
         }
         for (signal, observer, subject, outcome) in seen {
-            if policy.signals.contains_key(signal) {
+            if signal == AGENTS_SIGNAL || policy.signals.contains_key(signal) {
                 let seen = Observation {
                     at: now,
                     cluster: cluster.clone(),
@@ -423,6 +455,7 @@ impl Bench {
             }
         }
         self.drain();
+        self.keep_leases();
         // Standbys that follow a primary that runs keep up.
         let positions: BTreeMap<MemberName, u64> = self.members.iter().map(|(n, m)| (n.clone(), m.position)).collect();
         for member in self.members.values_mut().filter(|m| m.alive && m.role == Role::Standby) {
@@ -430,6 +463,39 @@ impl Bench {
                 member.position = member.position.max(*ahead);
             }
         }
+    }
+
+    /// Agents hold the lease of the epoch in which they were appointed, while that is not sealed.
+    fn keep_leases(&mut self) {
+        if self.policy.clusters[ORDERS].failover.lease.is_none() {
+            return;
+        }
+        let appointment = self.engine.appointment(&ORDERS.into());
+        for open in self.store.recovered().open {
+            let state = SagaState::from_log(&open.log).expect("a log that opens");
+            let is_being_replaced = state.kind != SagaKind::Rejoin && state.promoted.is_none() && state.is_replacing();
+            assert!(
+                !is_being_replaced || self.outstanding.is_some() || appointment.is_none(),
+                "{appointment:?} is appointed while it is replaced\n{}",
+                self.story()
+            );
+        }
+        for (name, member) in &mut self.members {
+            let reached = member.alive && !member.cut_off;
+            if let Some((_, epoch)) = appointment.as_ref().filter(|(who, _)| who == name && reached)
+                && *epoch >= self.sealed
+            {
+                self.sealed = *epoch;
+                member.appointed = Some(*epoch);
+                member.is_lease_over = false;
+            }
+        }
+        for member in self.members.values_mut() {
+            member.is_lease_over |= member.appointed.is_some_and(|epoch| epoch < self.sealed);
+        }
+        let held: Vec<_> =
+            self.members.iter().filter(|(_, m)| m.appointed.is_some() && !m.is_lease_over).map(|(n, _)| n).collect();
+        assert!(held.len() <= 1, "{held:?} all hold a lease\n{}", self.story());
     }
 
     fn report(&mut self) {
@@ -651,6 +717,7 @@ impl Bench {
         assert_eq!(run.order.epoch, state.epoch);
         if run.action == Action::Promote {
             let policy = &self.store.incidents[&run.token.incident].1.as_ref().unwrap().clusters[ORDERS].failover;
+            assert!(policy.lease.is_none() || state.is_sealed(), "promoted before the seal\n{}", self.story());
             match state.kind {
                 SagaKind::Failover => {
                     let proof = state.proof(policy);
@@ -683,6 +750,12 @@ impl Bench {
     fn act(&mut self, run: &Run, script: Script) -> Option<StepResult> {
         let does = matches!(script, Script::Work | Script::Slow(_) | Script::DoneUnknown | Script::DoneHang);
         let result = if does { self.do_it(run) } else { Ok(Done::new("as scripted")) };
+        if let Script::Outbid(sealed) = script {
+            return Some(StepResult::Outbid { sealed: Epoch(sealed) });
+        }
+        if matches!(run.action, Action::Seal | Action::AwaitLease) && self.sealed > run.order.epoch {
+            return Some(StepResult::Outbid { sealed: self.sealed });
+        }
         if matches!(script, Script::Hang | Script::DoneHang) {
             return None;
         }
@@ -705,6 +778,10 @@ impl Bench {
                 (Script::Refuse, _) | (_, Err(_)) => FenceReport::refuted("it takes writes"),
                 (Script::Unknown | Script::DoneUnknown, _) => FenceReport::unknown("no answer"),
                 _ => FenceReport::confirmed(Proof::ReadBack, "it refuses writes"),
+            }),
+            Action::AwaitLease => StepResult::Fenced(match script {
+                Script::Refuse | Script::Unknown | Script::DoneUnknown => FenceReport::unknown("no majority answers"),
+                _ => FenceReport::confirmed(Proof::LeaseOver, "by the count of a majority"),
             }),
             Action::ForbiddenWrite { .. } => {
                 let member = &self.members[&run.order.target.member];
@@ -768,6 +845,11 @@ impl Bench {
                 member.fences.remove(&(*level, *method));
             }
             Action::ForbiddenWrite { .. } | Action::Admit { .. } => {}
+            Action::Seal => self.sealed = self.sealed.max(epoch),
+            Action::AwaitLease => {
+                self.sealed = self.sealed.max(epoch);
+                member.is_lease_over |= member.appointed.is_some_and(|appointed| appointed < epoch);
+            }
             Action::MakeReadOnly if reachable => member.read_only = true,
             Action::MakeWritable if reachable && member.role == Role::Primary => member.read_only = false,
             Action::CatchUp { exact_from, .. } if reachable => {
@@ -861,9 +943,10 @@ impl Bench {
             .map(|i| format!("{:?} {}", i.kind, i.state))
             .collect();
         format!(
-            "primary {:?} epoch {} quarantined {:?} open {open:?} {members:?}",
+            "primary {:?} epoch {} appointed {:?} quarantined {:?} open {open:?} {members:?}",
             state.primary,
             state.primary_epoch,
+            self.engine.appointment(&ORDERS.into()),
             state.quarantined.keys().collect::<Vec<_>>()
         )
     }

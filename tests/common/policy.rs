@@ -156,6 +156,25 @@ pub fn full(members: &[&str]) -> ClusterPolicy {
     cluster
 }
 
+/// The same with agents beside the members and a lease of the primary.
+pub fn leased(members: &[&str]) -> ClusterPolicy {
+    let mut cluster = full(members);
+    for member in &mut cluster.members {
+        member.has_agent = true;
+    }
+    let arbiter: coroner::model::PartyName = "arbiter-1".into();
+    let voters = std::iter::once(arbiter).chain(members.iter().map(|m| (*m).into())).collect();
+    cluster.failover.lease = Some(coroner::model::policy::LeasePolicy {
+        length: ms(200),
+        renew_every: ms(50),
+        enforced_within: ms(10),
+        clock_rate_permille: 100,
+        wait: ms(260),
+        voters,
+    });
+    cluster
+}
+
 pub fn policy(clusters: Vec<ClusterPolicy>) -> Policy {
     Policy {
         hash: "abc123".into(),

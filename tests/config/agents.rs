@@ -78,7 +78,7 @@ fn the_long_form_says_everything_itself() {
     assert_eq!(one.members.iter().map(|m| m.has_agent).collect::<Vec<_>>(), [true, true, false]);
     let lease = one.failover.lease.as_ref().unwrap();
     assert_eq!(lease.voters, ["a1".into(), "a2".into(), "a".into(), "b".into()]);
-    assert_eq!((lease.clock_rate_permille, lease.wait, lease.renew_every), (15, MS(3000), MS(200)));
+    assert_eq!((lease.clock_rate_permille, lease.wait, lease.renew_every), (15, MS(2000), MS(200)));
     assert_eq!(one.failover.preserve_within, Duration::ZERO);
     let with_agents = [vec!["a".into(), "b".into()], vec!["a".into()]];
     let fence: Vec<_> = one.failover.fence.iter().flatten().collect();
@@ -118,7 +118,7 @@ impl Environment for Only {
     }
     fn read(&self, path: &Path) -> Result<String, String> {
         let name = path.to_string_lossy().into_owned();
-        if self.1.contains(&name.as_str()) { Ok("0123456789abcdef".into()) } else { Err("no such file".into()) }
+        if self.1.contains(&name.as_str()) { Ok(format!("the-secret-in-{name}")) } else { Err("no such file".into()) }
     }
     fn credentials_directory(&self) -> Option<PathBuf> {
         None
@@ -157,7 +157,9 @@ fn a_private_key_in_the_file_is_masked() {
 
 #[test]
 fn who_allows_one_host_for_two_is_warned_all_the_same() {
-    let text = text("config/examples/agents.yaml").replace("10.0.0.13", "10.0.0.12").replace("12:7402", "12:7403");
+    let text = text("config/examples/agents.yaml")
+        .replace("10.0.0.13:7402", "10.0.0.12:7403")
+        .replace("10.0.0.13", "10.0.0.12");
     assert!(load(&text).unwrap_err().to_string().contains("`unsafe_colocated: true`"));
     let config = load(&text.replace("  name: arbiter-1\n", "  name: arbiter-1\n  unsafe_colocated: true\n"));
     let warnings = config.map_err(|m| m.to_string()).map(|c| c.warnings.join("\n"));

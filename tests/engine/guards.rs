@@ -354,6 +354,7 @@ fn some_guards_may_be_skipped_and_some_never() {
             Guard::Cooldown,
             Guard::Budget,
             Guard::Storm,
+            Guard::NoLease,
             Guard::Approval
         ]
     );

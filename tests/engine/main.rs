@@ -14,6 +14,7 @@ mod court;
 mod policy;
 
 mod adoption;
+mod agents;
 mod candidates;
 mod combining;
 mod guards;

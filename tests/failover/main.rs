@@ -13,6 +13,7 @@ mod policy;
 
 mod candidates;
 mod fence;
+mod lease;
 mod random;
 mod recovery;
 mod rejoin;

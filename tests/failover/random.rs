@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     bench::{Bench, Script, StoreMode},
-    policy::{full, method, ms, policy, secs},
+    policy::{full, leased, method, ms, policy, secs},
 };
 
 #[derive(Clone, Debug)]
@@ -37,7 +37,9 @@ fn scripts() -> impl Strategy<Value = Script> {
     ]
 }
 
-const LABELS: [&str; 16] = [
+const LABELS: [&str; 18] = [
+    "seal",
+    "await lease",
     "fence a 0.0",
     "fence a 1.0",
     "fence b 0.0",
@@ -62,7 +64,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
         2 => (0usize..3).prop_map(Happens::Freeze),
         3 => (0usize..3).prop_map(Happens::Revive),
         1 => (0usize..3).prop_map(Happens::CutOff),
-        6 => (0..LABELS.len(), scripts()).prop_map(|(l, s)| Happens::Script(l, s)),
+        7 => (0..LABELS.len(), scripts()).prop_map(|(l, s)| Happens::Script(l, s)),
         2 => prop_oneof![
             Just(StoreMode::Works), Just(StoreMode::Fails), Just(StoreMode::Hangs), Just(StoreMode::Slow(secs(2)))
         ].prop_map(Happens::Store),
@@ -104,9 +106,9 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_nothing_forbidden_is_done_and_every_incident_ends(list in happenings()) {
+    fn whatever_happens_nothing_forbidden_is_done_and_every_incident_ends(list in happenings(), has_lease: bool) {
         let names = ["a", "b", "c"];
-        let mut cluster = full(&names);
+        let mut cluster = if has_lease { leased(&names) } else { full(&names) };
         cluster.failover.cooldown = secs(5);
         cluster.failover.budget = 100;
         cluster.failover.fence =

@@ -4,7 +4,7 @@ use coroner::model::{ClusterPolicy, Command};
 
 use crate::{
     bench::{Bench, Crash, Script},
-    policy::{full, method, policy, secs},
+    policy::{full, leased, method, policy, secs},
 };
 
 /// One story, from a quiet cluster to its end.
@@ -34,7 +34,12 @@ fn switchover() -> Command {
     Command::Switchover { cluster: "orders".into(), to: None, reason: "work".into(), skip_guards: Vec::new() }
 }
 
-const STORIES: [Story; 5] = [
+/// The lease alone proves anything: every fence is refuted.
+fn by_lease() -> ClusterPolicy {
+    leased(&["a", "b"])
+}
+
+const STORIES: [Story; 10] = [
     Story {
         name: "failover and rejoin",
         cluster: two,
@@ -67,6 +72,59 @@ const STORIES: [Story; 5] = [
         cluster: three,
         setup: |_| {},
         command: Some(switchover),
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "failover by the lease and rejoin",
+        cluster: by_lease,
+        setup: |bench| {
+            bench.default_script.insert("fence a 0.0".into(), Script::Refuse);
+            bench.default_script.insert("fence a 1.0".into(), Script::Refuse);
+            bench.default_script.insert("await lease".into(), Script::Slow(secs(1)));
+            bench.kill("a");
+        },
+        command: None,
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "failover by the gate, sealed late",
+        cluster: by_lease,
+        setup: |bench| {
+            bench.default_script.insert("seal".into(), Script::Slow(secs(2)));
+            bench.default_script.insert("await lease".into(), Script::Unknown);
+            bench.kill("a");
+        },
+        command: None,
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "switchover under a lease",
+        cluster: || leased(&["a", "b", "c"]),
+        setup: |_| {},
+        command: Some(switchover),
+        ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
+    },
+    Story {
+        name: "switchover under a lease given up",
+        cluster: by_lease,
+        setup: |bench| {
+            bench.default_script.insert("promote b".into(), Script::Refuse);
+        },
+        command: Some(switchover),
+        ends: |b| b.is_quiet() && b.store.newest().is_some(),
+    },
+    Story {
+        name: "switchover of a rule that becomes a failover",
+        cluster: || {
+            let mut cluster = leased(&["a", "b"]);
+            cluster.rules[0].then = coroner::model::rule::Reaction::Switchover;
+            cluster
+        },
+        setup: |bench| {
+            bench.default_script.insert("read-only a".into(), Script::Unknown);
+            bench.member("a").only_by_agent = true;
+        },
+        command: None,
         ends: |b| b.is_quiet() && b.store.state().primary == Some("b".into()),
     },
     Story {

@@ -123,7 +123,11 @@ pub(crate) fn check(mut acks: Vec<Ack>, first: &str) -> Findings {
 impl Findings {
     /// The longest time without an acknowledgement to any follower, between two moments of the clients' clock.
     pub(crate) fn outage(&self, from: u64, until: u64) -> Duration {
-        let all = self.acks.iter().filter(|ack| ack.writer.ends_with("follow")).map(|ack| ack.acked);
+        let all = self
+            .acks
+            .iter()
+            .filter(|ack| ack.writer.ends_with("follow") || ack.writer.ends_with("seek"))
+            .map(|ack| ack.acked);
         let (mut before, mut longest) = (None, 0);
         for at in all.take_while(|at| *at <= until).chain([until]) {
             if at >= from {

@@ -81,7 +81,7 @@ pub(crate) mod env {
     pub(crate) const TOKEN: &str = "LAB_TOKEN";
     /// `m=10.213.0.11:6379,s=…`
     pub(crate) const MEMBERS: &str = "LAB_MEMBERS";
-    /// `follow`, `stubborn:m`, `patient:s`, separated by commas.
+    /// `follow`, `seek`, `stubborn:m`, `patient:s`, separated by commas.
     pub(crate) const WRITERS: &str = "LAB_WRITERS";
     /// The epoch that a node which never moves reports; role `stuck`.
     pub(crate) const STUCK: &str = "stuck";
@@ -120,26 +120,36 @@ fn writers(get: &impl Fn(&str) -> String) {
                 let (arbiter, token, whom) = (get(env::ARBITER), get(env::TOKEN), Arc::clone(&following));
                 thread::spawn(move || ask(&arbiter, &token, &members, &whom));
                 thread::spawn(move || {
-                    write_on(&name, log, Duration::from_millis(300), || following.lock().unwrap().1.clone())
+                    write_on(&name, log, Duration::from_millis(300), |_| following.lock().unwrap().1.clone())
                 });
+            }
+            // Knows both addresses, and tries the other one when the one fails: needs nobody to tell it.
+            "seek" => {
+                let mut at = 0;
+                let seek = move |is_well: bool| {
+                    at = if is_well { at } else { (at + 1) % members.len() };
+                    members[at].clone()
+                };
+                thread::spawn(move || write_on(&name, log, Duration::from_millis(300), seek));
             }
             "stubborn" | "patient" => {
                 let at = members.iter().find(|(name, _)| name == member).unwrap().clone();
                 let patience = if kind == "patient" { Duration::from_secs(60) } else { Duration::from_millis(300) };
-                thread::spawn(move || write_on(&name, log, patience, || at.clone()));
+                thread::spawn(move || write_on(&name, log, patience, |_| at.clone()));
             }
             other => panic!("{other:?} is no kind of writer"),
         }
     }
 }
 
-/// Writes without end to whom `whom` names.
-fn write_on(name: &str, mut log: File, patience: Duration, whom: impl Fn() -> (String, SocketAddr)) {
+/// Writes without end to whom `whom` names, which is told whether the last write was acknowledged.
+fn write_on(name: &str, mut log: File, patience: Duration, mut whom: impl FnMut(bool) -> (String, SocketAddr)) {
+    let mut is_well = true;
     let mut connection: Option<(String, Connection)> = None;
     let mut value = 0;
     loop {
         sleep(PACE);
-        let (server, address) = whom();
+        let (server, address) = whom(std::mem::replace(&mut is_well, false));
         if connection.as_ref().is_some_and(|(at, _)| *at != server) {
             connection = None;
         }
@@ -156,6 +166,7 @@ fn write_on(name: &str, mut log: File, patience: Duration, whom: impl Fn() -> (S
             Ok(Some((epoch, holder, executed))) => {
                 let acked = monotonic();
                 let ack = Ack { writer: name.into(), server, epoch, holder, value, sent, acked, executed };
+                is_well = true;
                 // One write, so that no line is torn when the process is ended.
                 log.write_all(ack.line().as_bytes()).unwrap();
             }

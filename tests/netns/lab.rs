@@ -24,6 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    agents,
     checker::{self, Findings},
     client::{answer, env, monotonic},
     net::{NODES, Net, address, run},
@@ -41,11 +42,20 @@ pub(crate) struct Options {
     pub(crate) fence: String,
     /// `n3` reports and never follows.
     pub(crate) stuck_node: bool,
+    /// Agents beside the members and the nodes, with gates and leases; else the fences alone.
+    pub(crate) agents: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fence: format!("{FIREWALL}{POWER}"), stuck_node: false }
+        Self { fence: format!("{FIREWALL}{POWER}"), stuck_node: false, agents: false }
+    }
+}
+
+impl Options {
+    /// With agents.
+    pub(crate) fn agents() -> Self {
+        Self { agents: true, ..Self::default() }
     }
 }
 
@@ -108,6 +118,20 @@ impl Lab {
             lab.start_redis(member);
         }
         lab.until("the pair replicates", || lab.ask("s", &["INFO", "replication"]).contains("master_link_status:up"));
+        if options.agents {
+            for host in agents::HOSTS {
+                lab.start_agent(host);
+            }
+            lab.start_arbiter();
+            for node in NODES {
+                lab.helper(node, env::WRITER, "seek,stubborn:m,stubborn:s");
+            }
+            // On the members' own hosts, where no cut reaches them: their gates keep them out as well.
+            lab.helper("m", env::WRITER, "stubborn:m,patient:m");
+            lab.helper("s", env::WRITER, "stubborn:s,patient:s");
+            lab.whole();
+            return lab;
+        }
         lab.start_arbiter();
         for node in NODES {
             if options.stuck_node && node == "n3" {
@@ -141,7 +165,8 @@ impl Lab {
             std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o755)).unwrap();
         }
         std::fs::write(self.path("token"), TOKEN).unwrap();
-        std::fs::write(self.path("lab.yaml"), fill(&CONFIG.replace("@FENCE@", &options.fence))).unwrap();
+        let config = if options.agents { agents::config(self) } else { CONFIG.replace("@FENCE@", &options.fence) };
+        std::fs::write(self.path("lab.yaml"), fill(&config)).unwrap();
         for member in MEMBERS {
             // Without an append-only file a restarted server comes back with the data, and the epoch, of its last full
             // copy; its writes would be acknowledged under an old epoch, and its standby would copy the loss.
@@ -184,8 +209,18 @@ impl Lab {
         self.kill("a");
         let mut command = self.net.command("a");
         command.arg(env!("CARGO_BIN_EXE_coroner")).arg("arbiter").arg("--config").arg(self.path("lab.yaml"));
+        command.env(agents::KEY, agents::key(self, "a"));
         self.keep("a", Process::start(command, &self.path("arbiter.log")));
         self.until("the arbiter answers", || self.try_status().is_some());
+    }
+
+    /// Starts the agent of a host, with its files as it left them.
+    pub(crate) fn start_agent(&self, host: &str) {
+        let mut command = self.net.command(host);
+        command.arg(env!("CARGO_BIN_EXE_coroner")).args(["agent", "--name", host, "--config"]);
+        command.arg(self.path("lab.yaml")).env(agents::KEY, agents::key(self, host));
+        let name = format!("agent-{host}");
+        self.keep(&name, Process::start(command, &self.path(&format!("{name}.log"))));
     }
 
     fn start_demo(&self, verb: &str, name: &str, host: &str, more: &[&str]) {
@@ -492,7 +527,7 @@ impl Lab {
             text += &self.coroner(&["why-not", "lab"]).1;
             text += &self.coroner(&["incidents", "show", "last"]).1;
         }
-        for name in ["arbiter", "m", "s"] {
+        for name in ["arbiter", "agent-m", "agent-s", "agent-n1", "m", "s"] {
             let log = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             text += &format!("---- {name}\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"));

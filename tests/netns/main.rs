@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a lab that cannot be set up is a failed test")]
 
+mod agents;
 mod checker;
 mod client;
 mod faults;
 mod lab;
+mod matrix;
 mod net;
 mod scenarios;
 

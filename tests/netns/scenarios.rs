@@ -20,12 +20,17 @@ struct Scene {
     _one: MutexGuard<'static, ()>,
 }
 
+/// Waits until no other lab stands.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn lab() -> Scene {
     lab_with(&Options::default())
 }
 
 fn lab_with(options: &Options) -> Scene {
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let one = one_at_a_time();
     Scene { lab: Lab::new(options), _one: one }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop")]
 
 mod arbiter;
+mod evidence;
 mod fence;
 mod machine;
 

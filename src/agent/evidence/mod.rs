@@ -307,7 +307,14 @@ impl Watcher {
         self.look_at_process(false);
         if self.looked_at == Time::ZERO || now.since(self.looked_at) >= self.options.look_every {
             self.looked_at = now;
-            if self.group.is_some() { self.look_at_group() } else { self.open_group() }
+            if self.group.is_some() {
+                self.look_at_group()
+            } else {
+                self.open_group()
+            }
+            if self.pressure.is_empty() {
+                self.read_pressure(None);
+            }
         }
         if self.process.is_none() {
             self.find_process();
@@ -462,7 +469,8 @@ impl Watcher {
     fn open_group(&mut self) {
         let Some(path) = self.group_path.clone() else {
             self.source("cgroup", Err("it has no control group of its own".into()));
-            if self.pressure.is_empty() {
+            // That of the host, then; once: where triggers are refused, they are refused.
+            if !self.sources.contains_key("pressure") {
                 self.open_pressure();
             }
             return;
@@ -591,7 +599,27 @@ impl Watcher {
                 self.source("pressure", Ok(if directory.is_some() { "its control group" } else { "the host" }));
                 self.know(Watch::Pressure, Certainty::Warning, false, "no stall");
             }
-            Err(e) => self.source("pressure", Err(e)),
+            Err(why) => self.read_pressure(Some(why)),
+        }
+    }
+
+    /// Where there are no triggers, the files are read.
+    fn read_pressure(&mut self, why: Option<String>) {
+        let directory = self.group.as_ref().map(|group| group.group().directory());
+        let stalled = pressure::stalled(directory, self.options.pressure);
+        if let (Ok(_), Some(why)) = (&stalled, &why) {
+            let detail = format!("the files are read: {why}");
+            self.sources.insert("pressure", Source { name: "pressure", is_used: true, detail });
+        }
+        match stalled {
+            Ok(stall) => {
+                let detail = stall.clone().unwrap_or_else(|| "no stall".into());
+                self.know(Watch::Pressure, Certainty::Warning, stall.is_some(), detail);
+            }
+            Err(e) => {
+                self.known.remove(&Watch::Pressure);
+                self.source("pressure", Err(e));
+            }
         }
     }
 

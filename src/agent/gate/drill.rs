@@ -165,6 +165,7 @@ pub fn drill(spec: &GateSpec) -> Result<DrillReport, GateError> {
         table: format!("{}_drill", spec.table.chars().take(200).collect::<String>()),
         ports: vec![port],
         local: spec.local,
+        peers: Vec::new(),
         admit: Vec::new(),
     };
     let mut gate = Gate::install(&scratch)?;

@@ -35,7 +35,7 @@ pub use watchdog::{Watchdog, WatchdogError, allowed_timeout};
 
 use self::{
     netlink::{Batch, Socket},
-    table::{Layout, port_key},
+    table::{Layout, address_key, port_key},
 };
 use super::spec::GateSpec;
 
@@ -115,6 +115,7 @@ pub struct Gate {
     socket: Socket,
     layout: Layout,
     ports: BTreeSet<Vec<u8>>,
+    admit: BTreeSet<(bool, Vec<u8>)>,
 }
 
 impl Gate {
@@ -128,6 +129,7 @@ impl Gate {
             socket: Socket::open(0)?,
             layout: rules::layout(spec)?,
             ports: spec.ports.iter().map(|port| port_key(*port)).collect(),
+            admit: spec.admit.iter().map(|address| address_key(*address)).collect(),
         };
         gate.ensure()?;
         Ok(gate)
@@ -191,6 +193,23 @@ impl Gate {
         self.socket.commit(&batch)
     }
 
+    /// Lets those pass who look at a standby, for this long from now; zero: no longer. A standby's agent repeats it. It
+    /// ends by itself like the lease, so that nobody passes to a member whose agent is gone.
+    ///
+    /// # Errors
+    /// The kernel refused, or the table is gone.
+    pub fn admit_for(&mut self, left: Duration) -> Result<(), GateError> {
+        let mut batch = Batch::default();
+        for (set, is_v4) in [rules::ADMIT_V4, rules::ADMIT_V6] {
+            table::flush(&mut batch, &self.layout.name, set);
+            let mut keys = self.admit.iter().filter(|(of_v4, _)| *of_v4 == is_v4).map(|(_, key)| key).peekable();
+            if left >= Duration::from_millis(1) && keys.peek().is_some() {
+                table::add_elements(&mut batch, &self.layout.name, set, keys, Some(left));
+            }
+        }
+        self.socket.commit(&batch)
+    }
+
     /// Shuts the gate. When this returns `Ok`, the kernel listed the table as installed and no element in it.
     ///
     /// # Errors
@@ -201,6 +220,7 @@ impl Gate {
             result => result?,
         }
         self.ensure()?;
+        self.admit_for(Duration::ZERO)?;
         match self.is_open()? {
             None => Ok(()),
             Some(_) => Err(self.altered("an element was put into the set that was just emptied")),

@@ -4,11 +4,12 @@
 //! table inet NAME {
 //!   set ports  { type inet_service }                 the broker's
 //!   set open   { type inet_service; flags timeout }  open while an element stands here
-//!   set admit4 { type ipv4_addr }  set admit6 { type ipv6_addr }
+//!   set peers4 { type ipv4_addr }  set peers6 { type ipv6_addr }
+//!   set admit4 { type ipv4_addr; flags timeout }  set admit6 { … }    while the member is a standby
 //!   chain input  { hook input,  priority -300: tcp dport @ports goto to_broker }
 //!   chain output { hook output, priority -300: tcp sport @ports goto from_broker }
-//!   chain to_broker   { iif lo accept; saddr @admit accept; tcp dport @open accept; counter drop }
-//!   chain from_broker { oif lo accept; daddr @admit accept; tcp sport @open accept; counter drop }
+//!   chain to_broker   { iif lo accept; saddr @peers accept; saddr @admit accept; tcp dport @open accept; counter drop }
+//!   chain from_broker { oif lo accept; daddr @peers accept; daddr @admit accept; tcp sport @open accept; counter drop }
 //! }
 //! ```
 //!
@@ -104,9 +105,14 @@ fn equal_number(number: u32) -> Expression {
     Expression::Equal(number.to_ne_bytes().to_vec())
 }
 
-fn admitted(side: Side) -> [Vec<Expression>; 2] {
-    [address(side, true, "admit4", Expression::Accept), address(side, false, "admit6", Expression::Accept)]
+fn admitted(side: Side) -> [Vec<Expression>; 4] {
+    [("peers4", true), ("peers6", false), ADMIT_V4, ADMIT_V6]
+        .map(|(set, is_v4)| address(side, is_v4, set, Expression::Accept))
 }
+
+/// The sets of those who pass while the member is a standby, and whether they hold IPv4 addresses.
+pub(super) const ADMIT_V4: (&str, bool) = ("admit4", true);
+pub(super) const ADMIT_V6: (&str, bool) = ("admit6", false);
 
 /// The table of a gate, closed.
 pub(super) fn layout(spec: &GateSpec) -> Result<Layout, GateError> {
@@ -117,7 +123,7 @@ pub(super) fn layout(spec: &GateSpec) -> Result<Layout, GateError> {
     if spec.ports.is_empty() || spec.ports.contains(&0) {
         return bad("a gate needs the broker's ports, and 0 is none".into());
     }
-    let (v4, v6): (Vec<_>, Vec<_>) = spec.admit.iter().map(|a| address_key(*a)).partition(|(is_v4, _)| *is_v4);
+    let (v4, v6): (Vec<_>, Vec<_>) = spec.peers.iter().map(|a| address_key(*a)).partition(|(is_v4, _)| *is_v4);
     let keys = |all: Vec<(bool, Vec<u8>)>| Some(all.into_iter().map(|(_, key)| key).collect::<BTreeSet<_>>());
     let sets = vec![
         Set {
@@ -127,8 +133,10 @@ pub(super) fn layout(spec: &GateSpec) -> Result<Layout, GateError> {
             timed: false,
         },
         Set { name: OPEN, key: Key::Port, fixed: None, timed: true },
-        Set { name: "admit4", key: Key::V4, fixed: keys(v4), timed: false },
-        Set { name: "admit6", key: Key::V6, fixed: keys(v6), timed: false },
+        Set { name: "peers4", key: Key::V4, fixed: keys(v4), timed: false },
+        Set { name: "peers6", key: Key::V6, fixed: keys(v6), timed: false },
+        Set { name: ADMIT_V4.0, key: Key::V4, fixed: None, timed: true },
+        Set { name: ADMIT_V6.0, key: Key::V6, fixed: None, timed: true },
     ];
     let closed = spec.local == LocalClients::Closed;
     let from_loopback = || [Expression::Meta(Meta::InInterface), equal_number(LOOPBACK_INDEX)];

@@ -182,18 +182,21 @@ impl Resolver<'_> {
         let mesh = self.mesh.as_ref();
         let mut admit: Vec<IpAddr> = gate.admit.iter().filter_map(|a| a.value.parse().ok()).collect();
         admit.extend(mesh.iter().flat_map(|m| m.arbiters.iter().filter_map(|name| m.ip(name.as_str()))));
-        admit.extend(others.clone().filter_map(|t| as_ip(&t.address)));
-        admit.extend(others.filter_map(|t| mesh?.ip(t.member.as_str())));
+        let mut peers: Vec<IpAddr> = others.clone().filter_map(|t| as_ip(&t.address)).collect();
+        peers.extend(others.filter_map(|t| mesh?.ip(t.member.as_str())));
         // The loopback is the gate's `local`; let in by its address, every client on the host would come in.
         admit.retain(|ip| !ip.is_loopback() || gate.admit.iter().any(|a| a.value.parse() == Ok(*ip)));
-        admit.sort_unstable();
-        admit.dedup();
+        peers.retain(|ip| !ip.is_loopback());
+        for list in [&mut admit, &mut peers] {
+            list.sort_unstable();
+            list.dedup();
+        }
         let mut ports: Vec<u16> = gate.ports.iter().map(|p| p.value).collect();
         if ports.is_empty() {
             ports.extend(target.port());
         }
         let table = format!("coroner_gate_{}_{}", target.cluster, target.member);
-        GateSpec { table: plain(&table), ports, local: gate.local.unwrap_or_default(), admit }
+        GateSpec { table: plain(&table), ports, local: gate.local.unwrap_or_default(), peers, admit }
     }
 
     /// Tables of one name would be one table.

@@ -8,6 +8,7 @@ use crate::{
         schema::{Cluster, Lease, LeaseText},
         shape::{At, WordOrMap},
     },
+    lease::arithmetic,
     model::{MemberName, PartyName, policy::LeasePolicy, time::human},
 };
 
@@ -51,7 +52,7 @@ impl Resolver<'_> {
                 format!("write `renew_every: {}` or less (default: a quarter of the length)", human(length / lost));
             self.error_help(at, message, help);
         }
-        let needed = wait(length, enforced_within, clock_rate_permille);
+        let needed = arithmetic::wait(length, enforced_within, clock_rate_permille);
         let wait = self.span(&l.wait, round_up(needed));
         if let Some(at) = l.wait.as_ref().filter(|_| wait < needed) {
             let message = format!(
@@ -67,9 +68,17 @@ impl Resolver<'_> {
             );
             self.error_help(at, message, help);
         }
-        self.watchdog(cluster, wait, wait_with_watchdog(length, clock_rate_permille));
+        // With a watchdog of its shortest time in the gate's place.
+        self.watchdog(cluster, wait, arithmetic::wait(length, Duration::from_secs(1), clock_rate_permille));
         self.progress_against(cluster, length);
-        Some(LeasePolicy { length, renew_every, enforced_within, clock_rate_permille, wait, voters })
+        let policy = LeasePolicy { length, renew_every, enforced_within, clock_rate_permille, wait, voters };
+        // What the arithmetic itself refuses beyond the above, such as a local fence that leaves no time to renew.
+        if !self.notes.is_refused()
+            && let Err(why) = arithmetic::check(&policy)
+        {
+            self.error(length_at, why.to_string());
+        }
+        Some(policy)
     }
 
     /// The arbiters, and the agents of the members that may become primary.
@@ -176,19 +185,6 @@ impl Resolver<'_> {
             self.notes.warning(self.tree.head(at.id), message);
         }
     }
-}
-
-/// The shortest wait that outlasts every lease: `W >= (1+rho) * (L/(1-rho) + T_enf)`.
-fn wait(length: Duration, enforced_within: Duration, clock_rate_permille: u32) -> Duration {
-    let rho = u128::from(clock_rate_permille);
-    let longest = (length.as_nanos() * 1000).div_ceil(1000 - rho) + enforced_within.as_nanos();
-    let nanos = (longest * (1000 + rho)).div_ceil(1000);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
-/// The same, with a watchdog of its shortest time in the gate's place.
-fn wait_with_watchdog(length: Duration, clock_rate_permille: u32) -> Duration {
-    wait(length, Duration::from_secs(1), clock_rate_permille)
 }
 
 /// To whole milliseconds, as people write them.

@@ -15,6 +15,7 @@ use crate::{
         shape::{At, Entries},
         yaml::{Id, Tree},
     },
+    mesh::keys::{KeyError, PublicKey},
     model::{ClusterName, MemberName, NodeName, PartyName, Span, time::human},
 };
 
@@ -250,12 +251,19 @@ impl Resolver<'_> {
     }
 
     fn public_key(&mut self, at: &At<String>) -> Option<[u8; 32]> {
-        let key = public_key(&at.value);
-        if key.is_none() {
-            let help = "write the line that `coroner key show FILE` prints for it: `ed25519:…`";
-            self.error_help(at, format!("`{}` is no public key", self.shown(at.id)), help);
+        let help = "write the line that `coroner key show FILE` prints on its host: `ed25519:…`";
+        match PublicKey::parse(&at.value) {
+            Ok(key) => Some(key.0),
+            Err(KeyError::PrivateInPublic) => {
+                let help = "make a new one with `coroner key new`, and write the public line here";
+                self.error_help(at, "this is a private key, and everyone who reads the file could sign with it", help);
+                None
+            }
+            Err(_) => {
+                self.error_help(at, format!("`{}` is no public key", self.shown(at.id)), help);
+                None
+            }
         }
-        key
     }
 
     /// One host for two that must not fail together.
@@ -297,27 +305,4 @@ impl Resolver<'_> {
             }
         }
     }
-}
-
-/// `ed25519:` and 32 bytes in base64.
-fn public_key(text: &str) -> Option<[u8; 32]> {
-    let text = text.trim().strip_prefix("ed25519:")?.strip_suffix('=').filter(|t| t.len() == 43)?;
-    let mut bits = text.bytes().map(|c| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    });
-    let (mut key, mut held, mut count) = ([0; 32], 0_u32, 0);
-    for byte in &mut key {
-        while count < 8 {
-            held = held << 6 | u32::from(bits.next()??);
-            count += 6;
-        }
-        count -= 8;
-        *byte = (held >> count & 0xff) as u8;
-    }
-    Some(key)
 }

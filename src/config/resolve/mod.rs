@@ -16,6 +16,7 @@ use super::{
     shape::{At, Entries, ListOrMap, WordOrMap},
     yaml::{Id, Tree, Value},
 };
+use crate::mesh::keys::{KeyError, PublicKey};
 use crate::model::{
     ClusterName, ClusterPolicy, MemberName, NodeName, NodeTarget, Policy, SignalName, Span, Target,
     policy::{ArbiterPolicy, MemberPolicy},
@@ -90,15 +91,12 @@ fn hash(policy: &Policy) -> String {
     digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// With this the text of a private key begins; see `mesh::keys`.
-const PRIVATE_KEY: &str = "ed25519-private:";
-
 /// Secrets that stand in the file in clear: they are masked wherever their line is shown, and warned of.
 fn mask_secrets_in_clear(tree: &Tree, notes: &mut Notes) {
     for id in tree.ids() {
         let node = tree.node(id);
         // A private key of the mesh, wherever it stands: in the place of a public one, everybody would be shown it.
-        if node.text.trim_start().starts_with(PRIVATE_KEY) && node.raw.is_none() {
+        if PublicKey::parse(&node.text) == Err(KeyError::PrivateInPublic) && node.raw.is_none() {
             notes.mask(node.place);
             notes.hide(&node.text, "********");
             let message =

@@ -1,0 +1,7 @@
+//! What does an agent's host say of its broker, and what can it do to it? Real processes, control groups and mounts.
+
+mod death;
+mod host;
+mod lab;
+mod preserve;
+mod trouble;
