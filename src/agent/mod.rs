@@ -191,7 +191,7 @@ pub async fn run(path: &Path, name: Option<&str>) -> Result<(), AgentError> {
     // Waits for the thread, which is in the middle of a turn at most.
     thread.stop();
     let _ = std::fs::remove_file(&socket);
-    Ok(result?)
+    result
 }
 
 /// What the main thread is told.

@@ -204,7 +204,8 @@ impl GateKeeper for RealGate {
 
 /// The hands on one broker.
 pub struct RealHost {
-    host: Arc<Host>,
+    /// There until dropped.
+    host: Option<Arc<Host>>,
     gate: Option<Arc<Mutex<Gate>>>,
     spec: Option<GateSpec>,
     enforced_within: Option<Duration>,
@@ -224,7 +225,7 @@ impl RealHost {
         preserved: PathBuf,
     ) -> Result<Self, GateError> {
         let gate = spec.map(Gate::install).transpose()?.map(|gate| Arc::new(Mutex::new(gate)));
-        Ok(Self { host: Arc::new(host), gate, spec: spec.cloned(), enforced_within, preserved })
+        Ok(Self { host: Some(Arc::new(host)), gate, spec: spec.cloned(), enforced_within, preserved })
     }
 
     /// The sockets by which it changes the gate, for the watch to know them.
@@ -235,8 +236,17 @@ impl RealHost {
     }
 
     async fn at_host<R: Send + 'static>(&self, act: impl FnOnce(&Host) -> R + Send + 'static) -> Result<R, String> {
-        let host = Arc::clone(&self.host);
+        let host = self.host.clone().ok_or("the agent is about to end")?;
         blocking(move || act(&host)).await
+    }
+}
+
+impl Drop for RealHost {
+    /// It has a runtime of its own, which must not end inside another.
+    fn drop(&mut self) {
+        if let Some(host) = self.host.take() {
+            std::thread::spawn(move || drop(host));
+        }
     }
 }
 

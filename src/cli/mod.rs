@@ -15,6 +15,7 @@ pub mod table;
 
 mod abort;
 mod adopt;
+mod agent;
 mod arbiter;
 mod check;
 mod completions;
@@ -25,6 +26,7 @@ mod epoch;
 mod failover;
 mod fence;
 mod follow;
+mod gate;
 mod incidents;
 mod key;
 pub mod kinds;
@@ -74,6 +76,10 @@ pub enum Format {
 enum Verb {
     /// Run the arbiter: watch, judge, fence, promote, redirect, report.
     Arbiter(arbiter::Args),
+    /// Run the agent beside a broker or a node: evidence, lease, gate, fences of the host.
+    Agent(agent::Args),
+    /// The gate before this host's broker: wait for leave to start, shut it at boot, see how it stands.
+    Gate(gate::Args),
     /// Check a configuration file and print all its mistakes.
     Check(check::Args),
     /// Make the key with which an arbiter or an agent signs, or show its public line.
@@ -261,6 +267,12 @@ fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
             builder.worker_threads(cores.clamp(2, MOST_WORKERS));
             builder
         }
+        Verb::Agent(_) => {
+            // Locked in memory, so: few threads, and small stacks.
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.max_blocking_threads(8).thread_stack_size(512 * 1024);
+            builder
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder
@@ -273,6 +285,8 @@ fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
 async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Arbiter(args) => arbiter::run(args).await,
+        Verb::Agent(args) => agent::run(args).await,
+        Verb::Gate(args) => gate::run(context, args).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Key(args) => key::run(context, &args),
         Verb::Kinds(args) => kinds::run(context, &args),
