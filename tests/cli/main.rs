@@ -210,6 +210,30 @@ fn a_bad_file_is_refused_with_all_its_mistakes() {
 }
 
 #[test]
+fn the_key_of_a_host_must_be_a_partys() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("mesh.key");
+    let (_, public, _) = coroner(&["key", "new", key.to_str().unwrap()]);
+    let example = include_str!("../../config/examples/agents.yaml");
+    let (code, _, err) = check(dir.path(), example, &["--agent"]);
+    assert_eq!(code, 78);
+    assert!(err.contains("redis-password") && !err.contains("operator-token"), "{err}");
+
+    fs::write(dir.path().join("redis-password"), "x").unwrap();
+    let (code, _, err) = check(dir.path(), example, &["--agent"]);
+    assert_eq!(code, 78);
+    assert!(err.contains("is nobody's") && err.contains(public.trim()), "{err}");
+    let theirs = example.split('"').find(|word| word.starts_with("ed25519:")).unwrap();
+    let (code, _, err) = check(dir.path(), &example.replace(theirs, public.trim()), &["--agent"]);
+    assert_eq!(code, 0, "{err}");
+    fs::write(&key, public).unwrap();
+    assert!(check(dir.path(), example, &["--agent"]).2.contains("begins with `ed25519-private:`"));
+    fs::remove_file(&key).unwrap();
+    assert_eq!(check(dir.path(), example, &["--agent"]).0, 0, "a command needs no key");
+    assert_eq!(check(dir.path(), example, &["--without-secrets", "--strict"]).0, 0);
+}
+
+#[test]
 fn strict_makes_a_dangerous_rule_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let risky = GOOD.replace("            - at_least: { count: majority, of: arrivals, are: { silent: 5s } }\n", "");
