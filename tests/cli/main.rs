@@ -68,8 +68,8 @@ fn a_key_is_made_once_for_its_owner_alone() {
     let (code, public, err) = coroner(&["key", "new", file]);
     assert_eq!(code, 0, "{err}");
     assert!(public.starts_with("ed25519:") && public.trim_end().len() == 52, "{public}");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let secret = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = fs::read_to_string(&path).unwrap();
     assert!(secret.starts_with("ed25519-private:"));
     assert_eq!(coroner(&["key", "show", file]), (0, public.clone(), String::new()));
     let (_, json, _) = coroner(&["-o", "json", "key", "show", file]);
@@ -78,9 +78,9 @@ fn a_key_is_made_once_for_its_owner_alone() {
     let (code, out, err) = coroner(&["key", "new", file]);
     assert_eq!((code, out.as_str()), (73, ""), "{err}");
     assert!(err.contains("exists already"), "{err}");
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), secret, "a key is never replaced");
+    assert_eq!(fs::read_to_string(&path).unwrap(), secret, "a key is never replaced");
 
-    std::fs::write(&path, public).unwrap();
+    fs::write(&path, public).unwrap();
     let (code, _, err) = coroner(&["key", "show", file]);
     assert_eq!(code, 65, "{err}");
     assert_eq!(coroner(&["key", "show", "/nonexistent"]).0, 74);
