@@ -63,8 +63,11 @@ use crate::{
 
 /// The thread of leases answers within this, or systemd's watchdog is not fed.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
-/// A drill that proved nothing is tried again after this: the host may have been busy starting.
-const DRILL_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// A drill that proved nothing is tried again after this, and after twice as long each time: a host that is busy starting
+/// is too slow for one.
+const DRILL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// At the latest after this.
+const DRILL_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -414,6 +417,7 @@ async fn prepare(acts: Arc<Acts>, cluster: ClusterName, state: StateHandle) {
         if !guarded.has_gate {
             return;
         }
+        let mut again_after = DRILL_AGAIN_AFTER;
         loop {
             let drilled = guarded.host.drill_gate().await;
             guarded.is_gate_proven.store(drilled.is_ok(), Ordering::Relaxed);
@@ -425,7 +429,8 @@ async fn prepare(acts: Arc<Acts>, cluster: ClusterName, state: StateHandle) {
                     tracing::error!(%cluster, error, "the gate is not proved: it is no proof of anything yet")
                 }
             }
-            tokio::time::sleep(DRILL_AGAIN_AFTER).await;
+            tokio::time::sleep(again_after).await;
+            again_after = DRILL_AGAIN_WITHIN.min(again_after * 2);
         }
     };
     let ready = async {

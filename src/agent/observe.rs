@@ -40,7 +40,7 @@ const READ_EVERY: Duration = Duration::from_millis(500);
 /// How long one reading may take.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 /// Between two tries to listen.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Keeps the traffic of fenced members from the node.
 pub trait Drops: Send + 'static {

@@ -1,3 +1,7 @@
 //! The agent: its thread of leases, with fakes and for real.
 
+#[path = "../netns/net.rs"]
+#[allow(dead_code, reason = "a part of the lab's network is enough here")]
+mod net;
+mod processes;
 mod thread;

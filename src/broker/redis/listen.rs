@@ -12,8 +12,9 @@ use crate::model::{Failure, FailureKind, Target};
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// How often an idle way is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Opening a connection may take this long.
-const OPEN_WITHIN: Duration = Duration::from_secs(2);
+/// Opening a connection may take this long. Below a second: before the kernel repeats a first packet that a shut gate threw
+/// away, a new attempt may find the gate open.
+const OPEN_WITHIN: Duration = Duration::from_millis(800);
 /// Messages of the service may be this long.
 const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// Entries asked for at once.
