@@ -281,6 +281,7 @@ fn build_hands(
             host: Arc::new(real),
             has_gate: guard.gate.is_some(),
             is_gate_proven: AtomicBool::new(false),
+            stopping: tokio::sync::Mutex::new(()),
             fences,
         };
         hands.insert(cluster, own);

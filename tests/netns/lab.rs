@@ -451,6 +451,10 @@ impl Lab {
             self.power_on(member);
             self.start_redis(member);
         }
+        for member in MEMBERS.iter().filter(|m| !self.is_off(m) && !self.runs(m)) {
+            // Stopped by a fence after the fault was over: what a supervisor would do.
+            self.start_redis(member);
+        }
         if let Some(incident) = &status.incident {
             return Some(format!("incident {} is {}: {:?}", incident.id, incident.state, incident.state_reason));
         }
