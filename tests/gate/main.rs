@@ -1,4 +1,5 @@
 //! The gate against a real kernel, with a real broker and real clients, in network namespaces of the test's own.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod boot;
 mod cut;

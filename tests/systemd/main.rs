@@ -1,4 +1,5 @@
 //! The unit files: systemd accepts them, and they are hardened.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
     path::{Path, PathBuf},

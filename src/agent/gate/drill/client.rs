@@ -11,6 +11,9 @@ use crate::sys::clock::Stopwatch;
 /// Between two bytes of a client, and of the listener.
 pub(super) const PACE: Duration = Duration::from_millis(2);
 
+/// One attempt among several.
+const ATTEMPT: Duration = Duration::from_millis(100);
+
 /// What came through one connection in a stretch of time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Observed {
@@ -26,7 +29,22 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(address: SocketAddr, within: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, within)?;
+        Self::of(TcpStream::connect_timeout(&address, within)?)
+    }
+
+    /// Tries again and again: the first packets over a new cable may be lost, and TCP repeats them after a second.
+    pub(super) fn connect_patiently(address: SocketAddr, within: Duration) -> io::Result<Self> {
+        let watch = Stopwatch::start();
+        loop {
+            match TcpStream::connect_timeout(&address, ATTEMPT) {
+                Ok(stream) => return Self::of(stream),
+                Err(e) if watch.elapsed() >= within => return Err(e),
+                Err(_) => std::thread::sleep(PACE),
+            }
+        }
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         Ok(Self { stream })
@@ -71,4 +89,11 @@ pub(super) fn observe(clients: &mut [io::Result<Client>], watch: &Stopwatch, unt
         std::thread::sleep(PACE);
     }
     seen
+}
+
+/// Throws away what came before now and was not read yet, where this thread got no processor.
+pub(super) fn forget(clients: &mut [io::Result<Client>]) {
+    for client in clients.iter_mut().flatten() {
+        client.turn();
+    }
 }
