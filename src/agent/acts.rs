@@ -13,12 +13,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::{driver::PartyHandle, observe::NodeHandle, state::Reports};
 use crate::{
     broker::{Ask, Broker},
-    fence::Fence,
+    fence::{Fence, agent::Agent},
     mesh::{message::DeedOrder, party::Input},
     model::{
         ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, MemberName, Order, Outcome, Proof, StepResult,
@@ -91,6 +91,8 @@ pub struct GuardedActs {
     pub has_gate: bool,
     /// Whether the last drill proved the gate.
     pub is_gate_proven: AtomicBool,
+    /// Held by whoever stops the broker, or lets it run again: one order would undo half of the other.
+    pub stopping: Mutex<()>,
     /// Fences of the host's own.
     pub fences: BTreeMap<String, Box<dyn Fence>>,
 }
@@ -145,7 +147,11 @@ impl Acts {
                 // A fenced member asks for no lease, and the party shuts its gate, before anything slower is done.
                 self.party.send(Input::GiveUp { cluster: order.cluster.clone() });
                 let _ = self.party.look(|_| ()).await;
-                let report = guarded.fence(name, &context, *preserve, within);
+                let report = async {
+                    // The gate is shut already, and waits for nobody.
+                    let _one = if name == Agent::GATE { None } else { Some(guarded.stopping.lock().await) };
+                    guarded.fence(name, &context, *preserve, within).await
+                };
                 let late = || FenceReport::unknown(format!("it was not done within {}", human(within)));
                 ended(StepResult::Fenced(timeout(within, report).await.unwrap_or_else(|_| late())))
             }
@@ -180,7 +186,10 @@ impl Acts {
         let done = match deed {
             // The party holds the lease from now on, by itself; nothing is to be done at the broker.
             Deed::Appoint => Done::new("it asks for its lease"),
-            Deed::Unfence { name } => guarded.unfence(name, order, within).await?,
+            Deed::Unfence { name } => {
+                let _one = guarded.stopping.lock().await;
+                guarded.unfence(name, order, within).await?
+            }
             Deed::MakeReadOnly => {
                 let report = guarded.broker()?.make_read_only(order, within).await;
                 return Ok(StepResult::Fenced(report));

@@ -141,9 +141,11 @@ impl Host {
     pub fn kill_all(&self, deadline: Duration) -> Result<String, String> {
         if let Some(fence) = &self.by_file {
             let report = self.runtime.block_on(fence.fence(&self.order(), deadline));
+            // What restarts it is told by the step before; the fence only knows what it was configured with.
+            let detail = report.detail.split("; the operator says").next().unwrap_or_default().to_owned();
             return match report.verdict {
-                FenceVerdict::Confirmed => Ok(report.detail),
-                _ => Err(report.detail),
+                FenceVerdict::Confirmed => Ok(detail),
+                _ => Err(detail),
             };
         }
         let Some(group) = self.group(deadline)? else {

@@ -132,6 +132,8 @@ pub async fn run(path: &Path, name: Option<&str>) -> Result<(), AgentError> {
     let durable = DurableFile::new(&mesh.state, &me);
     let kept = durable.load()?;
 
+    // By this the gate knows the agent's own looks at its broker.
+    crate::sys::net::mark_connections(gate::OWN_MARK);
     let brokers = brokers(&config)?;
     let mut hands = build_hands(&config, mesh, &me, &brokers)?;
     let guarded = build_guarded(&config, mesh, &me, &hands)?;
@@ -279,6 +281,7 @@ fn build_hands(
             host: Arc::new(real),
             has_gate: guard.gate.is_some(),
             is_gate_proven: AtomicBool::new(false),
+            stopping: tokio::sync::Mutex::new(()),
             fences,
         };
         hands.insert(cluster, own);

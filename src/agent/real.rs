@@ -179,6 +179,10 @@ impl GateKeeper for RealGate {
         Ok(())
     }
 
+    fn admit_for(&mut self, left: Duration) -> Result<(), String> {
+        self.gate.admit_for(left).map_err(|error| error.to_string())
+    }
+
     fn close(&mut self) -> Result<(), String> {
         self.gate.close().map_err(|error| error.to_string())?;
         if let Some(second) = &mut self.second_line {

@@ -17,7 +17,7 @@ use super::driver::{Host, PartyHandle};
 use crate::{
     mesh::party::Input,
     model::{
-        ClusterName, MemberName, Time,
+        ClusterName, MemberName, Role, Time,
         agent::{Certainty, Evidence, GateState, MemberReport, ProcessIdentity, Watch},
         observation::RoleReport,
         time::{Moment, human},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Without news, the party is told the same again this often, so that ages grow with it.
 const TELL_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long what a standby said of its role lets the arbiters pass to it.
+const ADMIT_FOR: Duration = Duration::from_secs(1);
 /// After the gate could not be verified or restored, the next try waits this long.
 const GATE_RETRY_AFTER: Duration = Duration::from_millis(10);
 
@@ -55,6 +57,11 @@ pub trait GateKeeper: Send + 'static {
     /// # Errors
     /// Why it is not open.
     fn open_for(&mut self, left: Duration) -> Result<(), String>;
+    /// Lets the arbiters, and whom the file names, pass to a standby for that long and no longer; zero: no longer.
+    ///
+    /// # Errors
+    /// Why they do not pass, or may pass.
+    fn admit_for(&mut self, left: Duration) -> Result<(), String>;
     /// Closes it, for established connections too.
     ///
     /// # Errors
@@ -182,6 +189,8 @@ struct Known {
     gate_error: Option<String>,
     last_told: Option<(MemberReport, bool, Time)>,
     looked: Time,
+    /// Until when the arbiters pass the gate of a standby.
+    admitted_until: Option<Time>,
 }
 
 impl HostState {
@@ -201,6 +210,7 @@ impl HostState {
             gate_error: None,
             last_told: None,
             looked: Time::ZERO,
+            admitted_until: None,
         };
         let guarded = guarded.into_iter().map(|(cluster, guarded)| (cluster, known(guarded))).collect();
         (Self { reports: Arc::default(), guarded, told, news }, StateSender(sender))
@@ -292,6 +302,25 @@ impl Known {
         (report, may_renew)
     }
 
+    /// The arbiters pass to a broker that says that it is a standby, and to no other: what it says is asked again and
+    /// again, and what they may runs out by itself.
+    fn admit(&mut self, now: Time) {
+        let Some(gate) = self.guarded.gate.as_mut() else { return };
+        let says_so =
+            self.role.as_ref().is_some_and(|(role, at)| role.role == Role::Standby && now.since(*at) < ADMIT_FOR);
+        let is_standby = says_so && self.open_until.is_none_or(|until| until <= now);
+        let left = self.admitted_until.map_or(Duration::ZERO, |until| until.since(now));
+        let wanted = match is_standby {
+            true if left < ADMIT_FOR / 2 => ADMIT_FOR,
+            false if !left.is_zero() => Duration::ZERO,
+            _ => return,
+        };
+        // What cannot be programmed runs out, or is tried again in the next turn.
+        if gate.admit_for(wanted).is_ok() {
+            self.admitted_until = (!wanted.is_zero()).then_some(now + wanted);
+        }
+    }
+
     fn gate_state(&self, now: Time) -> GateState {
         if self.guarded.gate.is_none() {
             GateState::None
@@ -372,6 +401,7 @@ impl Host for HostState {
             if let Some(news) = known.keep_gate(now, cluster) {
                 (self.news)(news);
             }
+            known.admit(now);
             let (report, may_renew) = known.report(now);
             known.looked = now;
             let is_news = known.last_told.as_ref().is_none_or(|(last, may, at)| {

@@ -17,6 +17,7 @@ use crate::{
         self, Config, Mistakes,
         lint::{Finding, lint},
     },
+    mesh::keys::PrivateKey,
     model::{ClusterPolicy, Mode, Proof},
 };
 
@@ -32,6 +33,9 @@ pub(super) struct Args {
     /// Do not read secrets: for a machine that does not have them. Certificates and templates are not tried either.
     #[arg(long)]
     without_secrets: bool,
+    /// As an agent reads it: what only the arbiter needs may be missing.
+    #[arg(long, conflicts_with = "without_secrets")]
+    agent: bool,
 }
 
 /// What came of it.
@@ -68,10 +72,10 @@ struct Level {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
-    let loaded = if args.without_secrets {
-        config::load_with(&args.file, &config::WithoutSecrets)
-    } else {
-        config::load(&args.file)
+    let loaded = match (args.without_secrets, args.agent) {
+        (true, _) => config::load_with(&args.file, &config::WithoutSecrets),
+        (_, true) => config::load_with(&args.file, &config::AgentEnvironment),
+        _ => config::load(&args.file),
     };
     let config = match loaded {
         Ok(config) => config,
@@ -85,9 +89,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         }
         Err(mistakes) => return Err(Failure::new(Code::Config, mistakes.to_string())),
     };
+    let refuse = |why: String| Failure::new(Code::Config, format!("{}: {why}", args.file.display()));
     if !args.without_secrets {
-        hands::build(&config, None)
-            .map_err(|why| Failure::new(Code::Config, format!("{}: {why}", args.file.display())))?;
+        check_key(&config).map_err(refuse)?;
+    }
+    if !args.without_secrets && !args.agent {
+        hands::build(&config, None).map_err(refuse)?;
     }
     let report = report(&config);
     // What the linter found is among the warnings, there with its place.
@@ -97,6 +104,18 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         return Err(Failure::new(Code::Config, format!("--strict: {worrying} warnings in {}.", args.file.display())));
     }
     Ok(Exit::OK)
+}
+
+/// The key of this host, if there is one, must be a party's: nobody would listen to it.
+fn check_key(config: &Config) -> Result<(), String> {
+    let Some((mesh, key)) = config.mesh.as_ref().and_then(|mesh| Some((mesh, mesh.key.as_ref()?))) else {
+        return Ok(());
+    };
+    let own = PrivateKey::parse(key.expose()).map_err(|why| format!("`mesh.key`: {why}."))?.public();
+    if mesh.parties.values().any(|party| party.public_key == own.0) {
+        return Ok(());
+    }
+    Err(format!("the key of this host (`mesh.key`) is nobody's: write its public line under `mesh.parties`: {own}"))
 }
 
 fn report(config: &Config) -> Report {

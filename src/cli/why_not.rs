@@ -85,6 +85,9 @@ fn candidate_line(candidate: &CandidateView, paint: Paint) -> String {
     for reason in &candidate.rejected {
         let _ = write!(line, "\n      {reason}");
     }
+    for warning in &candidate.warnings {
+        let _ = write!(line, "\n      warning: {warning}");
+    }
     line.push('\n');
     line
 }
@@ -107,7 +110,7 @@ mod tests {
                 member: "broker-b".into(),
                 rank: None,
                 rejected: vec!["not heard of for 12s".into()],
-                warnings: Vec::new(),
+                warnings: vec!["its gate is not proven".into()],
                 position: Some(7),
                 behind: Some(100),
                 priority: 100,
@@ -121,7 +124,8 @@ mod tests {
             "orders: no failover can be done now.\n\
              Resume the cluster, and broker-b has to be heard of again.\n\n\
              Guards\n  ✘ paused  by ada until 14:00: new switch\n  ✔ tilt    the loop was never late\n\n\
-             Candidates\n  ✘ broker-b, priority 100, 100 behind\n      not heard of for 12s\n"
+             Candidates\n  ✘ broker-b, priority 100, 100 behind\n      not heard of for 12s\n      \
+             warning: its gate is not proven\n"
         );
     }
 }

@@ -552,7 +552,10 @@ impl SagaState {
             }
         }
         for (level, method) in self.fences() {
-            if policy.failover.fence.get(level).and_then(|l| l.get(method)).is_some_and(|m| m.admits) {
+            // A fence that is still under way would fall on what was just let through.
+            let fence = Action::Fence { level, method };
+            let is_ended = self.newest(|a| *a == fence, &self.old_primary).is_none_or(|act| act.result.is_some());
+            if is_ended && policy.failover.fence.get(level).and_then(|l| l.get(method)).is_some_and(|m| m.admits) {
                 wanted.push((Action::Admit { level, method }, &self.old_primary));
             }
         }

@@ -112,6 +112,14 @@ impl Fence for AgentFence {
         }
     }
 
+    /// The gate stays shut; behind it the broker may run again, to be made a standby.
+    async fn admit(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        match self.name.as_str() {
+            "gate" => Ok(Done::new("the gate stays shut until it is a standby")),
+            _ => self.lift(order, deadline).await,
+        }
+    }
+
     async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
         self.lift(order, deadline).await
     }

@@ -183,7 +183,7 @@ impl Handle {
     /// # Errors
     /// It is gone, or the kernel refuses.
     pub fn open(identity: &Identity) -> Result<Self, HandleError> {
-        let pid = Pid::from_raw(identity.pid).filter(|_| identity.pid > 0).ok_or(HandleError::Gone)?;
+        let pid = Some(identity.pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(HandleError::Gone)?;
         let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|e| match e {
             rustix::io::Errno::INVAL => pidfd_open(pid, PidfdFlags::empty()),
             e => Err(e),
@@ -389,6 +389,8 @@ mod tests {
     async fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let id = look(i32::try_from(child.id()).unwrap()).unwrap().identity;
+        let nobody = Identity { pid: -1, ..id.clone() };
+        assert_eq!(Handle::open(&nobody).unwrap_err(), HandleError::Gone);
         let stranger = Identity { start_ticks: id.start_ticks + 1, ..id.clone() };
         assert_eq!(Handle::open(&stranger).unwrap_err(), HandleError::Gone);
         let handle = Handle::open(&id).unwrap();

@@ -68,8 +68,8 @@ fn a_key_is_made_once_for_its_owner_alone() {
     let (code, public, err) = coroner(&["key", "new", file]);
     assert_eq!(code, 0, "{err}");
     assert!(public.starts_with("ed25519:") && public.trim_end().len() == 52, "{public}");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let secret = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = fs::read_to_string(&path).unwrap();
     assert!(secret.starts_with("ed25519-private:"));
     assert_eq!(coroner(&["key", "show", file]), (0, public.clone(), String::new()));
     let (_, json, _) = coroner(&["-o", "json", "key", "show", file]);
@@ -78,9 +78,9 @@ fn a_key_is_made_once_for_its_owner_alone() {
     let (code, out, err) = coroner(&["key", "new", file]);
     assert_eq!((code, out.as_str()), (73, ""), "{err}");
     assert!(err.contains("exists already"), "{err}");
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), secret, "a key is never replaced");
+    assert_eq!(fs::read_to_string(&path).unwrap(), secret, "a key is never replaced");
 
-    std::fs::write(&path, public).unwrap();
+    fs::write(&path, public).unwrap();
     let (code, _, err) = coroner(&["key", "show", file]);
     assert_eq!(code, 65, "{err}");
     assert_eq!(coroner(&["key", "show", "/nonexistent"]).0, 74);
@@ -207,6 +207,30 @@ fn a_bad_file_is_refused_with_all_its_mistakes() {
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &report["ok"]), (78, &false.into()));
     assert_eq!(coroner(&["check", "/nonexistent.yaml"]).0, 78);
+}
+
+#[test]
+fn the_key_of_a_host_must_be_a_partys() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("mesh.key");
+    let (_, public, _) = coroner(&["key", "new", key.to_str().unwrap()]);
+    let example = include_str!("../../config/examples/agents.yaml");
+    let (code, _, err) = check(dir.path(), example, &["--agent"]);
+    assert_eq!(code, 78);
+    assert!(err.contains("redis-password") && !err.contains("operator-token"), "{err}");
+
+    fs::write(dir.path().join("redis-password"), "x").unwrap();
+    let (code, _, err) = check(dir.path(), example, &["--agent"]);
+    assert_eq!(code, 78);
+    assert!(err.contains("is nobody's") && err.contains(public.trim()), "{err}");
+    let theirs = example.split('"').find(|word| word.starts_with("ed25519:")).unwrap();
+    let (code, _, err) = check(dir.path(), &example.replace(theirs, public.trim()), &["--agent"]);
+    assert_eq!(code, 0, "{err}");
+    fs::write(&key, public).unwrap();
+    assert!(check(dir.path(), example, &["--agent"]).2.contains("begins with `ed25519-private:`"));
+    fs::remove_file(&key).unwrap();
+    assert_eq!(check(dir.path(), example, &["--agent"]).0, 0, "a command needs no key");
+    assert_eq!(check(dir.path(), example, &["--without-secrets", "--strict"]).0, 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Does the file's word on agents come out as what agents, voters and the decision read?
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +16,10 @@ use coroner::{
 use crate::{Given, folder};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
+
+fn texts(list: &[IpAddr]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
 
 fn text(path: &str) -> String {
     std::fs::read_to_string(folder(path)).unwrap()
@@ -54,7 +59,7 @@ fn the_short_form_has_the_defaults_that_it_promises() {
     assert_eq!((guard.restart_grace, guard.start_within, guard.stop_without_gate), (MS(2000), MS(30_000), true));
     let gate = guard.gate.as_ref().unwrap();
     assert_eq!((gate.table.as_str(), &gate.ports[..]), ("coroner_gate_orders_redis_a", &[6379][..]));
-    assert_eq!(gate.admit.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.12", "10.0.0.13"]);
+    assert_eq!((texts(&gate.peers), texts(&gate.admit)), (vec!["10.0.0.12".into()], vec!["10.0.0.13".into()]));
     let observe = &parts.observes["node-2"];
     assert_eq!((&observe.arrivals, observe.enforce), (&ArrivalsFrom::Channels(vec!["orders".into()]), true));
 
@@ -96,10 +101,10 @@ fn the_long_form_says_everything_itself() {
     assert_eq!(guard.fences.keys().collect::<Vec<_>>(), ["cut", "flag"]);
     let gate = guard.gate.as_ref().unwrap();
     assert_eq!((&gate.ports[..], gate.local), (&[6379, 16379][..], LocalClients::Closed));
-    let admit: Vec<_> = gate.admit.iter().map(ToString::to_string).collect();
-    assert_eq!(admit, ["10.0.0.11", "10.0.0.13", "10.0.0.14", "10.0.0.15", "fd00::99"]);
+    assert_eq!(texts(&gate.peers), ["10.0.0.11", "10.0.0.15"]);
+    assert_eq!(texts(&gate.admit), ["10.0.0.13", "10.0.0.14", "fd00::99"]);
     let of_a = config.clusters["one"].guards["a"].gate.as_ref().unwrap();
-    assert!(of_a.admit.contains(&"fd00::12".parse().unwrap()), "a member by name is let in by its agent's address");
+    assert!(of_a.peers.contains(&"fd00::12".parse().unwrap()), "a member by name is known by its agent's address");
 
     let two = &config.clusters["two"].guards["a"];
     assert_eq!((&two.broker, &two.gate), (&Guarded::Cgroup("system.slice/mqtt.service".into()), &None));

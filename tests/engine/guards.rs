@@ -227,6 +227,34 @@ fn cooldown() {
     assert!(after >= secs(120) && after < secs(121), "{after:?}");
 }
 
+/// Whoever took note of an older incident has not taken note of the newest.
+#[test]
+fn acknowledging_an_older_incident_does_not_end_the_cooldown_of_a_newer_one() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.cooldown = secs(60);
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    let mut opened = Vec::new();
+    for (dies, serves) in [("a", "b"), ("b", "a")] {
+        bench.kill(dies);
+        bench.run_until(secs(120), "failed over", |b| b.is_quiet() && b.store.state().primary == Some(serves.into()));
+        opened.push(bench.store.newest().unwrap().0.id.clone());
+        bench.revive(dies);
+        bench.run_until(secs(60), "back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    }
+    bench.restart(secs(1));
+    bench.run_for(secs(1));
+    let ack = |incident: &coroner::model::IncidentId| Command::Acknowledge {
+        incident: incident.clone(),
+        cluster: Some("orders".into()),
+        note: String::new(),
+    };
+    let said = bench.ask(ack(&opened[0])).unwrap().unwrap();
+    assert!(said.text.contains("the cooldown of a newer incident goes on"), "{}", said.text);
+    assert!(reason(&bench, Guard::Cooldown).is_some());
+    assert!(bench.ask(ack(&opened[1])).unwrap().unwrap().text.contains("the cooldown is over"));
+    assert_eq!(reason(&bench, Guard::Cooldown), None);
+}
+
 /// A dozen clusters that die at once are the network, or us.
 #[test]
 fn storm() {

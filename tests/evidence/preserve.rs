@@ -10,7 +10,7 @@ use coroner::{
     },
 };
 
-use crate::lab::{LONG, OldFreezer, Sacrifice, TestGroup, in_mount_namespace, number};
+use crate::lab::{LONG, OldFreezer, Sacrifice, TestGroup, in_mount_namespace, number, until};
 
 fn subject(group: &TestGroup) -> Subject {
     let control_group = ControlGroup::at(&group.name).unwrap();
@@ -42,6 +42,9 @@ fn what_it_was_doing_is_kept_with_true_checksums() {
     group.add(broker.pid());
     // Frozen, and still all of it can be had.
     group.freeze(true);
+    until("it is frozen", || {
+        std::fs::read_to_string(group.directory.join("cgroup.events")).unwrap().contains("frozen 1")
+    });
     let pid = broker.pid();
     let directory = state.path().join("preserved/01JTEST");
     let preserved = preserve(&subject(&group), &directory, LONG);

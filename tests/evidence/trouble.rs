@@ -122,7 +122,7 @@ fn a_control_group_that_only_waits_for_its_disk_is_under_pressure() {
     let pressure = Threshold { stalled: Duration::from_millis(5), within: Duration::from_millis(500) };
     let options = Options { pressure, pressure_holds: Duration::from_millis(600), ..quick() };
     let file = directory.path().join("load");
-    let script = format!("while :; do dd if=/dev/zero of={} bs=4k count=500 oflag=direct,sync; done", file.display());
+    let script = format!("while :; do dd if=/dev/zero of={} bs=8M count=8 oflag=direct,sync; done", file.display());
     let broker = group.shell(&script);
     let mut watcher = Watcher::with(&guard(group.guarded()), process::boot_id(), options).unwrap();
     assert!(uses(&watcher, "pressure"), "{:?}", watcher.sources());

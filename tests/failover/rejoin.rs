@@ -142,3 +142,66 @@ fn only_auto_mode_brings_back_by_itself() {
     bench.run_for(secs(30));
     assert!(bench.done.is_empty(), "{:?}", bench.done);
 }
+
+/// Puts other fences into the file.
+fn reload(bench: &mut Bench, fence: Vec<Vec<coroner::model::policy::MethodPolicy>>) {
+    let mut changed = bench.policy.clone();
+    changed.clusters.get_mut("orders").unwrap().failover.fence = fence;
+    bench.policy = changed.clone();
+    bench.event(coroner::model::Event::PolicyLoaded(Box::new(changed)));
+}
+
+/// A fence is what its label says: a file that was put in another order has it elsewhere.
+#[test]
+fn the_fence_that_lies_on_it_is_lifted_wherever_the_file_has_it_now() {
+    let gate = || method("gate", secs(1), Proof::Gate);
+    let power = || method("power", secs(1), Proof::PowerOff);
+    for (fence, lifted) in [
+        (vec![vec![power()], vec![gate()]], "unfence a 1.0"),
+        (vec![vec![power(), gate()]], "unfence a 0.1"),
+        (vec![vec![gate(), power()]], "unfence a 0.0"),
+    ] {
+        let mut cluster = full(&["a", "b"]);
+        cluster.failover.fence = vec![vec![gate()]];
+        let mut bench = after_failover(cluster);
+        assert_eq!(bench.store.state().quarantined["a"].labels, ["gate"]);
+        reload(&mut bench, fence);
+        bench.revive("a");
+        bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+        assert_eq!(bench.done, ["rejoin a", lifted]);
+    }
+}
+
+/// A fence that the file no longer has is not forgotten: a person lifts it by hand, and says so.
+#[test]
+fn a_fence_that_the_file_no_longer_has_is_a_persons_to_lift() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence = vec![vec![method("gate", secs(1), Proof::Gate)]];
+    let mut bench = after_failover(cluster);
+    reload(&mut bench, vec![vec![method("power", secs(1), Proof::PowerOff)]]);
+    bench.revive("a");
+    bench.run_until(secs(60), "it is held", Bench::is_held);
+    assert_eq!(bench.done, ["rejoin a"], "another fence at its place is not lifted");
+    let reason = bench.incident().unwrap().state_reason.clone().unwrap();
+    assert!(reason.contains("the file no longer has gate, which lies on a"), "{reason}");
+    bench.restart(secs(1));
+    bench.run_for(secs(5));
+    assert!(bench.is_held());
+    bench.ask(Command::Continue { cluster: "orders".into(), accept_loss: false }).unwrap().unwrap();
+    bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    assert_eq!(bench.done, ["rejoin a"]);
+
+    // Or it is put back: what was given up is begun anew.
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence = vec![vec![method("gate", secs(1), Proof::Gate)]];
+    let mut bench = after_failover(cluster.clone());
+    reload(&mut bench, vec![vec![method("power", secs(1), Proof::PowerOff)]]);
+    bench.revive("a");
+    bench.run_until(secs(60), "it is held", Bench::is_held);
+    reload(&mut bench, cluster.failover.fence);
+    bench.ask(Command::Abort { cluster: "orders".into() }).unwrap().unwrap();
+    bench.run_until(secs(5), "it is given up", Bench::is_over);
+    bench.ask_later(Command::Rejoin { cluster: "orders".into(), member: "a".into() });
+    bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    assert_eq!(bench.done, ["rejoin a", "rejoin a", "unfence a 0.0"]);
+}

@@ -1,7 +1,5 @@
 //! The lab with agents: the file that all hosts share, and their keys.
 
-use std::time::Duration;
-
 use coroner::mesh::keys::PrivateKey;
 
 use crate::{
@@ -13,8 +11,6 @@ use crate::{
 pub(crate) const HOSTS: [&str; 5] = ["m", "s", "n1", "n2", "n3"];
 /// By which each process gets its own key.
 pub(crate) const KEY: &str = "LAB_MESH_KEY";
-
-pub(crate) const LEASE: Duration = Duration::from_millis(200);
 
 /// A host's private key, made when it is first asked for.
 pub(crate) fn key(lab: &Lab, host: &str) -> String {
@@ -80,8 +76,8 @@ clusters:
         verdict: dead
         then: failover
       - name: nothing arrives
-        when: { at_least: { count: majority, of: arrivals, are: { silent: 600ms } } }
-        for: 200ms
+        when: { at_least: { count: majority, of: arrivals, are: { silent: 1s } } }
+        for: 300ms
         verdict: gray
         then: switchover
     failover:

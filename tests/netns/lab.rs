@@ -122,10 +122,10 @@ impl Lab {
             for host in agents::HOSTS {
                 lab.start_agent(host);
             }
-            lab.start_arbiter();
             for node in NODES {
                 lab.helper(node, env::WRITER, "seek,stubborn:m,stubborn:s");
             }
+            lab.start_arbiter();
             // On the members' own hosts, where no cut reaches them: their gates keep them out as well.
             lab.helper("m", env::WRITER, "stubborn:m,patient:m");
             lab.helper("s", env::WRITER, "stubborn:s,patient:s");
@@ -451,6 +451,10 @@ impl Lab {
             self.power_on(member);
             self.start_redis(member);
         }
+        for member in MEMBERS.iter().filter(|m| !self.is_off(m) && !self.runs(m)) {
+            // Stopped by a fence after the fault was over: what a supervisor would do.
+            self.start_redis(member);
+        }
         if let Some(incident) = &status.incident {
             return Some(format!("incident {} is {}: {:?}", incident.id, incident.state, incident.state_reason));
         }
@@ -530,7 +534,7 @@ impl Lab {
         for name in ["arbiter", "agent-m", "agent-s", "agent-n1", "m", "s"] {
             let log = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            text += &format!("---- {name}\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"));
+            text += &format!("---- {name}\n{}\n", lines[lines.len().saturating_sub(80)..].join("\n"));
         }
         text
     }

@@ -104,7 +104,10 @@ impl Connector {
         let length = u16::try_from(payload.len()).unwrap_or(0);
         message.extend([length, 0].into_iter().flat_map(u16::to_ne_bytes));
         message.extend(payload);
-        send(&self.socket, &message, SendFlags::empty()).map_err(|e| format!("no subscription: {e}")).map(drop)
+        send(&self.socket, &message, SendFlags::empty()).map(drop).map_err(|e| match e {
+            Errno::CONNREFUSED => "nobody answers (it needs the first network namespace)".into(),
+            e => format!("no subscription: {e}"),
+        })
     }
 
     fn hears_us(&self) -> Result<bool, String> {

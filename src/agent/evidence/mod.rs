@@ -29,7 +29,7 @@ use self::{
     connector::{Connector, Notice},
     identity::Main,
     looks::{Finding, Looks, Plan},
-    pressure::{Threshold, Trigger},
+    pressure::{Threshold, Triggers},
     process::{Held, Look, how_it_ended},
     tracepoint::Tracepoint,
     unit::UnitWatch,
@@ -105,8 +105,7 @@ const PIDFD: u64 = 3;
 const GROUP: u64 = 4;
 const UNIT: u64 = 5;
 const LOOKS: u64 = 6;
-/// And those after it.
-const PRESSURE: u64 = 16;
+const PRESSURE: u64 = 7;
 
 /// Watches one broker. See the module.
 #[derive(Debug)]
@@ -133,8 +132,8 @@ pub struct Watcher {
     is_own_group: bool,
     unit: Option<UnitWatch>,
     standing: Option<Standing>,
-    pressure: Vec<Trigger>,
-    pressed_at: BTreeMap<&'static str, Time>,
+    pressure: Option<Triggers>,
+    pressed_at: Option<Time>,
     looks: Looks,
     disk_answered: Option<Time>,
     looked_at: Time,
@@ -182,8 +181,8 @@ impl Watcher {
             is_own_group: !matches!(guard.broker, Guarded::PidFile { .. }),
             unit: None,
             standing: None,
-            pressure: Vec::new(),
-            pressed_at: BTreeMap::new(),
+            pressure: None,
+            pressed_at: None,
             looks,
             disk_answered: guard.data.as_ref().map(|_| clock::now()),
             looked_at: Time::ZERO,
@@ -295,7 +294,7 @@ impl Watcher {
                         self.hear_look(finding);
                     }
                 }
-                _ => self.hear_pressure(token),
+                _ => self.hear_pressure(),
             }
         }
         self.changed(&before)
@@ -312,7 +311,7 @@ impl Watcher {
             } else {
                 self.open_group()
             }
-            if self.pressure.is_empty() {
+            if self.pressure.is_none() {
                 self.read_pressure(None);
             }
         }
@@ -509,7 +508,7 @@ impl Watcher {
         if standing.removed {
             // Its descriptors would wake us for ever.
             self.group = None;
-            self.pressure.clear();
+            self.pressure = None;
         }
         self.judge_frozen(None);
     }
@@ -587,15 +586,14 @@ impl Watcher {
 
     fn open_pressure(&mut self) {
         let directory: Option<PathBuf> = self.group.as_ref().map(|group| group.group().directory().to_owned());
-        self.pressure.clear();
-        match Trigger::open(directory.as_deref(), self.options.pressure) {
+        self.pressure = None;
+        let triggers = Triggers::start(directory.as_deref(), self.options.pressure).and_then(|triggers| {
+            self.add(&triggers, PRESSURE, epoll::EventFlags::IN)?;
+            Ok(triggers)
+        });
+        match triggers {
             Ok(triggers) => {
-                for (token, trigger) in (PRESSURE..).zip(&triggers) {
-                    if let Err(e) = self.add(trigger, token, epoll::EventFlags::PRI) {
-                        return self.source("pressure", Err(e));
-                    }
-                }
-                self.pressure = triggers;
+                self.pressure = Some(triggers);
                 self.source("pressure", Ok(if directory.is_some() { "its control group" } else { "the host" }));
                 self.know(Watch::Pressure, Certainty::Warning, false, "no stall");
             }
@@ -623,18 +621,17 @@ impl Watcher {
         }
     }
 
-    fn hear_pressure(&mut self, token: u64) {
-        let index = usize::try_from(token.saturating_sub(PRESSURE)).unwrap_or(usize::MAX);
-        let Some(trigger) = self.pressure.get(index) else { return };
-        let detail = trigger.describe();
-        self.pressed_at.insert(trigger.resource, clock::now());
-        self.know(Watch::Pressure, Certainty::Warning, true, detail);
+    fn hear_pressure(&mut self) {
+        let stalls = self.pressure.as_ref().map(Triggers::read).unwrap_or_default();
+        if let Some(detail) = stalls.into_iter().last() {
+            self.pressed_at = Some(clock::now());
+            self.know(Watch::Pressure, Certainty::Warning, true, detail);
+        }
     }
 
     fn pressure_passes(&mut self, now: Time) {
-        let was_pressed = !self.pressed_at.is_empty();
-        self.pressed_at.retain(|_, at| now.since(*at) < self.options.pressure_holds);
-        if was_pressed && self.pressed_at.is_empty() {
+        if self.pressed_at.is_some_and(|at| now.since(at) >= self.options.pressure_holds) {
+            self.pressed_at = None;
             self.know(Watch::Pressure, Certainty::Warning, false, "no stall");
         }
     }

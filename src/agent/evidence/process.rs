@@ -48,7 +48,9 @@ impl Held {
     /// It is gone, or the kernel refuses.
     pub fn open(pid: i32) -> Result<Self, String> {
         let gone = |e: &dyn std::fmt::Display| format!("process {pid} cannot be opened: {e}");
-        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| format!("{pid} is no process number"))?;
+        // A negative number is asked for before: `from_raw` takes none.
+        let number = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw);
+        let number = number.ok_or_else(|| format!("{pid} is no process number"))?;
         // Whoever the number belongs to when `stat` is read, that file stays with it; the pidfd, opened before, may be
         // that of a predecessor only if it has ended, which the pidfd then tells.
         let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|e| gone(&e))?;

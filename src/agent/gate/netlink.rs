@@ -359,7 +359,8 @@ impl Socket {
                     None => acknowledged += 1,
                     Some(errno) => {
                         let doing = batch.doing.get((index as usize).wrapping_sub(1)).copied();
-                        refusal.get_or_insert((doing.unwrap_or("commit a transaction"), errno));
+                        let doing = doing.unwrap_or("commit a transaction");
+                        refusal = refusal.or(Some((doing, errno)));
                     }
                 }
             }

@@ -116,7 +116,9 @@ impl Resolver<'_> {
             AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) => String::new(),
         };
         let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
-        let admits = matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
+        // Behind a gate that stays shut what an agent stopped may run again, to be made a standby.
+        let is_behind_gate = view.has_gate && agent.as_ref().is_some_and(|agent| agent.name != Agent::GATE);
+        let admits = is_behind_gate || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
         let best_proof = agent.map_or_else(|| best_proof(fence), |a| best_agent_proof(&cluster.value, &a));
         MethodPolicy { label, deadline, best_proof, only_for, admits }
     }

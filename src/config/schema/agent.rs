@@ -98,7 +98,8 @@ pub(in crate::config) struct Gate {
     pub(in crate::config) ports: Vec<At<u16>>,
     /// Whether clients on the broker's own host pass: `open` or `closed`. Default `open`.
     pub(in crate::config) local: Option<LocalClients>,
-    /// Who always passes, besides the arbiters and the other members: IP addresses, never those of clients.
+    /// Who passes while the member is a standby, besides the arbiters: IP addresses, never those of clients. The other
+    /// members pass always.
     pub(in crate::config) admit: Vec<At<String>>,
 }
 

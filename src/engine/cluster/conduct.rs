@@ -227,7 +227,7 @@ impl Cluster {
     /// See [`crate::engine::Engine::appointment`]. Nobody is appointed anew by what is not durable: a crash would take
     /// it back, and the appointment would stand.
     pub(in crate::engine) fn appointment(&self) -> Option<(MemberName, Epoch)> {
-        self.appointable().and(self.appointed.clone())
+        self.appointable().and_then(|_| self.appointed.clone())
     }
 
     pub(super) fn appoint(&mut self) {

@@ -1,0 +1,221 @@
+//! What others make of messages: forged, recorded, played again, sent by who may not.
+
+use std::time::Duration;
+
+use coroner::{
+    mesh::{
+        envelope,
+        message::{Body, DeedOrder, Life, Message, Renew},
+        party::{Input, Output},
+    },
+    model::{
+        Epoch,
+        agent::{Deed, OrderId},
+    },
+};
+
+use crate::world::{MS, World, cluster, key_of};
+
+const NAMES: [&str; 4] = ["arbiter", "a", "b", "node-1"];
+
+fn serving(seed: u64) -> World {
+    let mut world = World::new(seed, &NAMES, &["arbiter", "a", "b"]);
+    world.recorded = Some(Vec::new());
+    world.start_all();
+    world.appoint_first("a");
+    let now = world.now;
+    world.run_until(now + 300 * MS);
+    world
+}
+
+/// A message in the name of `from`, to `to`, as fresh as can be, signed by whoever has that key.
+fn say(world: &mut World, from: usize, to: usize, key: usize, body: Body) {
+    let life = Life(world.hosts[to].life);
+    say_to(world, from, to, key, life, body);
+}
+
+fn say_to(world: &mut World, from: usize, to: usize, key: usize, to_life: Life, body: Body) {
+    let message = Message {
+        from: world.hosts[from].name.clone(),
+        from_life: Life(world.hosts[from].life),
+        to: world.hosts[to].name.clone(),
+        to_life,
+        seq: 1_000_000 + world.random.within(0, 1_000),
+        body,
+    };
+    let bytes = envelope::write(&message, &key_of(key)).unwrap();
+    let source = crate::world::address(from);
+    world.feed(to, Input::Datagram { bytes, source });
+}
+
+fn fence(challenge: u64, epoch: u64) -> DeedOrder {
+    DeedOrder {
+        id: OrderId { incident: "evil".into(), number: 666 },
+        cluster: cluster(),
+        member: "a".into(),
+        epoch: Epoch(epoch),
+        challenge,
+        deed: Deed::Fence { name: "kill".into(), preserve: Duration::ZERO },
+        deadline: Duration::from_secs(1),
+    }
+}
+
+/// The newest challenge of `a`, as anyone who listens knows it.
+fn overheard(world: &World) -> u64 {
+    let challenge = world.told.iter().rev().find_map(|(_, _, told)| match told {
+        Output::Heard { from, beat, .. } if from.as_str() == "a" => Some(beat.challenge),
+        _ => None,
+    });
+    challenge.unwrap()
+}
+
+fn count(world: &World, host: usize, what: &str) -> u64 {
+    world.hosts[host].party.health(world.moment(host)).counts.get(what).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_nodes_key_gives_no_orders_in_its_own_or_in_anothers_name() {
+    let mut world = serving(1);
+    let (arbiter, a, node) = (0, 1, 3);
+    let order = || Body::Order(Box::new(fence(overheard(&serving(1)), 9)));
+    say(&mut world, arbiter, a, node, order());
+    assert_eq!(count(&world, a, "bad_signature"), 1);
+    say(&mut world, node, a, node, order());
+    assert_eq!(count(&world, a, "not_allowed"), 1);
+    // Nor seals, nor epochs by a request for a member that is not its own.
+    say(&mut world, node, a, node, Body::Seal { cluster: cluster(), epoch: Epoch(9), safety: 0 });
+    let renew = Renew { cluster: cluster(), member: "a".into(), epoch: Epoch(9), request: 1, safety: 0 };
+    say(&mut world, node, arbiter, node, Body::Renew(renew));
+    let now = world.now;
+    world.run_until(now + 100 * MS);
+    assert!(world.executed.is_empty() && world.is_open(a));
+    assert!(world.hosts.iter().all(|host| host.durable.clusters[&cluster()].sealed <= Epoch(1)));
+    // The arbiter's own order is none the worse for the other of the same name.
+    let real = DeedOrder { challenge: overheard(&world), ..fence(0, 2) };
+    say(&mut world, arbiter, a, arbiter, Body::Order(Box::new(real)));
+    assert!(!world.is_open(a));
+}
+
+#[test]
+fn an_order_to_no_challenge_of_ours_is_refused_and_so_is_a_late_one() {
+    let mut world = serving(2);
+    say(&mut world, 0, 1, 0, Body::Order(Box::new(fence(12_345, 2))));
+    let old = overheard(&world);
+    let now = world.now;
+    world.run_until(now + 700 * MS);
+    say(&mut world, 0, 1, 0, Body::Order(Box::new(fence(old, 2))));
+    assert_eq!(count(&world, 1, "expired"), 2);
+    assert!(world.executed.is_empty() && world.is_open(1));
+    assert_eq!(world.hosts[1].durable.clusters[&cluster()].sealed, Epoch(1), "it did not even teach an epoch");
+}
+
+#[test]
+fn a_message_for_another_life_is_not_handled() {
+    let mut world = serving(3);
+    let challenge = overheard(&world);
+    for life in [0, 1, world.hosts[1].life + 2] {
+        say_to(&mut world, 0, 1, 0, Life(life), Body::Order(Box::new(fence(challenge, 2))));
+    }
+    assert_eq!(count(&world, 1, "wrong_life"), 3);
+    // A sender whose life is not the known one is asked, not believed.
+    let known = world.hosts[0].life;
+    world.hosts[0].life = known + 2;
+    say(&mut world, 0, 1, 0, Body::Order(Box::new(fence(challenge, 2))));
+    world.hosts[0].life = known;
+    assert_eq!(count(&world, 1, "wrong_life"), 4);
+    let now = world.now;
+    world.run_until(now + 300 * MS);
+    assert!(world.executed.is_empty() && world.is_open(1));
+}
+
+#[test]
+fn what_was_recorded_changes_nothing_when_it_is_played_again() {
+    let mut world = serving(4);
+    world.order(1, 5, Epoch(1), Deed::Position);
+    let now = world.now;
+    world.run_until(now + 300 * MS);
+    // `b` is started again: it has forgotten what it heard, and knows a new life.
+    world.kill(2);
+    world.start(2);
+    let now = world.now;
+    world.run_until(now + 300 * MS);
+    let mut recorded = world.recorded.take().unwrap();
+    assert!(recorded.len() > 500);
+    // What is on its way arrives first.
+    world.run_while(now + 500 * MS, |_| true);
+    let durable: Vec<_> = world.hosts.iter().map(|host| host.party.durable()).collect();
+    let (told, executed, sent) = (world.told.len(), world.executed.len(), world.sent);
+    let leases = |world: &World| -> Vec<_> {
+        (0..4).map(|host| world.hosts[host].party.lease(world.moment(host), &cluster())).collect()
+    };
+    let before = leases(&world);
+    // In any order, and from a stranger's address.
+    for at in (1..recorded.len()).rev() {
+        let other = usize::try_from(world.random.within(0, at as u64 + 1)).unwrap();
+        recorded.swap(at, other);
+    }
+    for (to, _, bytes) in recorded {
+        let source = "192.0.2.1:9".parse().unwrap();
+        world.feed(to, Input::Datagram { bytes, source });
+    }
+    assert_eq!(leases(&world), before);
+    assert_eq!(world.hosts.iter().map(|host| host.party.durable()).collect::<Vec<_>>(), durable);
+    assert_eq!(world.told.len(), told, "{:?}", &world.told[told..]);
+    assert_eq!(world.executed.len(), executed);
+    assert!(world.sent - sent < 100, "{} answers to what was played again", world.sent - sent);
+    let (now, lapses) = (world.now, world.lapses.len());
+    world.run_until(now + 500 * MS);
+    assert!(world.is_open(1) && world.lapses.len() == lapses, "and all goes on");
+    world.assert_sound("replayed");
+}
+
+#[test]
+fn what_a_former_life_said_late_does_not_bring_it_back() {
+    let mut world = serving(5);
+    let (a, former) = (1, world.hosts[1].life);
+    // Said by the former life to the arbiter's present one, and held back on the way.
+    let message = |world: &World| Message {
+        from: "a".into(),
+        from_life: Life(former),
+        to: "arbiter".into(),
+        to_life: Life(world.hosts[0].life),
+        seq: 1_000_000,
+        body: Body::BeatHeard { seq: 1 },
+    };
+    let late = envelope::write(&message(&world), &key_of(a)).unwrap();
+    world.kill(a);
+    world.start(a);
+    let now = world.now;
+    world.run_until(now + 200 * MS);
+    let handled = count(&world, 0, "handled");
+    let source = crate::world::address(a);
+    world.feed(0, Input::Datagram { bytes: late, source });
+    assert_eq!(count(&world, 0, "handled"), handled);
+    let now = world.now;
+    world.run_until(now + 300 * MS);
+    assert!(count(&world, 0, "handled") > handled, "the present life is heard as before");
+    assert!(world.is_open(a) && world.lapses.is_empty());
+}
+
+#[test]
+fn two_files_that_disagree_grant_nothing() {
+    let mut world = World::new(6, &NAMES, &["arbiter", "a", "b"]);
+    world.start_all();
+    world.appoint_first("a");
+    // The primary's agent is started again with another file: a longer lease.
+    world.kill(1);
+    let (before, longer) = (world.lease.clone(), Duration::from_millis(400));
+    world.lease.length = longer;
+    world.start(1);
+    world.lease = before;
+    let now = world.now;
+    world.run_until(now + 700 * MS);
+    assert!(!world.is_open(1));
+    assert!(count(&world, 0, "safety_differs") > 3 && count(&world, 1, "safety_differs") > 3);
+    // Nor is an epoch sealed by a voter whose wait may be another.
+    world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
+    let now = world.now;
+    world.run_until(now + 700 * MS);
+    let sealing = world.sealing().unwrap();
+    assert!(!sealing.sealed.contains("a") && sealing.is_over, "{sealing:?}");
+}
