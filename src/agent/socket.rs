@@ -83,8 +83,17 @@ pub struct AgentStatus {
     pub health: Health,
     /// What its thread counts.
     pub counts: Counts,
-    /// Real memory, in bytes.
+    /// Its memory.
+    pub memory: Memory,
+}
+
+/// What the kernel counts as this process's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Real memory, code included.
     pub resident_bytes: Option<u64>,
+    /// What is its own alone: no code, nothing that is shared.
+    pub private_bytes: Option<u64>,
 }
 
 /// One guarded member.
@@ -258,14 +267,15 @@ async fn status(me: &PartyName, acts: &Acts) -> Option<AgentStatus> {
         nodes: nodes.collect(),
         health,
         counts,
-        resident_bytes: resident_bytes(),
+        memory: memory(),
     })
 }
 
-/// What the kernel counts as this process's real memory.
-#[must_use]
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+fn memory() -> Memory {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Memory { resident_bytes: bytes("VmRSS:"), private_bytes: bytes("RssAnon:") }
 }

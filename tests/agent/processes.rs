@@ -346,14 +346,15 @@ fn an_agent_holds_a_lease_loses_it_when_stopped_and_obeys_orders() {
     assert!(matches!(old, DeedResult::Refused { .. }), "{old:?}");
 
     let status = lab.agent_status("s");
-    let resident = status.resident_bytes.unwrap();
+    let (resident, private) = (status.memory.resident_bytes.unwrap(), status.memory.private_bytes.unwrap());
     println!(
-        "shut {shut_after:?} after the stop (lease {LEASE:?}); told of the exit after {told_after:?}; resident {} KiB; \
-         latest turn {} µs; slowest gate {} µs",
+        "shut {shut_after:?} after the stop (lease {LEASE:?}); told of the exit after {told_after:?}; resident {} KiB, \
+         {} of them its own; latest turn {} µs; slowest gate {} µs",
         resident / 1024,
+        private / 1024,
         status.counts.latest_turn_us,
         status.counts.slowest_gate_us
     );
-    // A release build is smaller: this one carries its line tables and unoptimised code.
-    assert!(resident < 40 << 20, "{resident}");
+    // The rest is code, which is unoptimised and large here, and shared with every other process of the program.
+    assert!(private < 10 << 20, "{private}");
 }
