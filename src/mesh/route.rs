@@ -201,6 +201,17 @@ impl Route {
             self.count("unknown_party");
             return None;
         };
+        // A copy that took another path costs no verification: whoever wrote it, nothing would come of it.
+        let Message { from_life, to, to_life, seq, .. } = &envelope.message;
+        if *to != self.me && self.passed_on.is_known(&from, *from_life, *seq) {
+            self.count("relayed_before");
+            return None;
+        }
+        let is_present = *to == self.me && *to_life == self.life && peer.life == Some(*from_life);
+        if is_present && peer.window.is_known(*seq) {
+            self.count("replayed");
+            return None;
+        }
         if !envelope.is_signed_by(&peer.key) {
             self.count("bad_signature");
             return None;

@@ -17,9 +17,14 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Whether this number was handled, or is too old to tell.
+    pub(super) const fn is_known(&self, seq: u64) -> bool {
+        seq == 0 || seq.saturating_add(WINDOW) <= self.highest || (seq <= self.highest && self.get(seq))
+    }
+
     /// Whether this number is new; from now on it is not.
     pub(super) fn is_new(&mut self, seq: u64) -> bool {
-        if seq == 0 || seq.saturating_add(WINDOW) <= self.highest {
+        if self.is_known(seq) {
             return false;
         }
         if seq > self.highest {
@@ -31,12 +36,9 @@ impl Window {
                 }
             }
             self.highest = seq;
-            self.set(seq, true);
-            return true;
         }
-        let is_new = !self.get(seq);
         self.set(seq, true);
-        is_new
+        true
     }
 
     // The word's index is below WORDS, for WINDOW is 64 times that.
@@ -45,7 +47,7 @@ impl Window {
         ((bit / 64) as usize % WORDS, 1 << (bit % 64))
     }
 
-    fn get(&self, seq: u64) -> bool {
+    const fn get(&self, seq: u64) -> bool {
         let (word, bit) = Self::place(seq);
         self.bits[word] & bit != 0
     }
@@ -72,6 +74,11 @@ pub(super) struct PassedOn {
 const PASSED_ON: usize = 4_096;
 
 impl PassedOn {
+    /// Whether it was passed on.
+    pub(super) fn is_known(&self, from: &PartyName, life: Life, seq: u64) -> bool {
+        self.known.contains(&(from.clone(), life, seq))
+    }
+
     /// Whether this was not passed on yet; from now on it was.
     pub(super) fn is_new(&mut self, from: &PartyName, life: Life, seq: u64) -> bool {
         let key = (from.clone(), life, seq);

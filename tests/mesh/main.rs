@@ -8,4 +8,5 @@ mod cuts;
 mod envelopes;
 mod forged;
 mod orders;
+#[allow(unreachable_pub, reason = "one world for all files of this test")]
 mod world;

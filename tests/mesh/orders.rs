@@ -74,7 +74,9 @@ fn a_fast_failover_needs_no_wait_when_the_fence_is_proven() {
     let from = world.now;
     world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
     let id = world.order(1, 9, Epoch(2), fence());
-    world.run_while(from + 200 * MS, |world| world.answer(&id).is_none() || !world.sealing().unwrap().is_sealed);
+    world.run_while(from + 200 * MS, |world| {
+        world.answer(&id).is_none() || !world.sealing(2).is_some_and(|sealing| sealing.is_sealed)
+    });
     world.order(2, 10, Epoch(2), Deed::Appoint);
     world.run_while(from + 400 * MS, |world| !world.is_open(2));
     assert!(world.now < from + 70 * MS, "the standby serves after {} ms", (world.now - from) / MS);

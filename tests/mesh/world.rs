@@ -57,27 +57,10 @@ impl Random {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    Deliver {
-        to: usize,
-        from: usize,
-        bytes: Vec<u8>,
-    },
-    Persisted {
-        host: usize,
-        life: u64,
-        id: u64,
-        durable: Vec<u8>,
-    },
-    Answered {
-        host: usize,
-        life: u64,
-        id: OrderId,
-    },
-    Wake {
-        host: usize,
-    },
-    /// Whatever the test does next.
-    Script(u64),
+    Deliver { to: usize, from: usize, bytes: Vec<u8> },
+    Persisted { host: usize, life: u64, id: u64, durable: Vec<u8> },
+    Answered { host: usize, life: u64, id: OrderId },
+    Wake { host: usize },
 }
 
 pub struct Host {
@@ -330,15 +313,15 @@ impl World {
         id
     }
 
-    /// Runs until that true time, or until the script's next event.
-    pub fn run_until(&mut self, until: u64) -> Option<u64> {
+    /// Runs until that true time.
+    pub fn run_until(&mut self, until: u64) {
         loop {
             let timer = (0..self.hosts.len()).filter_map(|host| Some((self.timer(host)?, host))).min();
             let event = self.events.peek().map(|Reverse((at, ..))| *at);
             let next = timer.map(|(at, _)| at).into_iter().chain(event).min().filter(|at| *at <= until);
             let Some(next) = next else {
                 self.now = until;
-                return None;
+                return;
             };
             self.now = self.now.max(next);
             if let (Some((at, host)), true) = (timer, event.is_none_or(|event| timer.is_some_and(|(at, _)| at < event)))
@@ -374,7 +357,6 @@ impl World {
                         self.deliver(host, from, bytes);
                     }
                 }
-                Event::Script(step) => return Some(step),
             }
         }
     }
@@ -524,7 +506,7 @@ impl World {
     /// Has the first member appointed in epoch 1, as an arbiter does at the start.
     pub fn appoint_first(&mut self, member: &str) {
         self.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(1) });
-        let is_over = |world: &Self| world.sealing().is_some_and(|sealing| sealing.is_over);
+        let is_over = |world: &Self| world.is_over(1);
         self.run_while(2_000 * MS, |world| !is_over(world));
         assert!(is_over(self), "epoch 1 is sealed");
         let to = self.index(member);
@@ -540,11 +522,16 @@ impl World {
         }
     }
 
-    pub fn sealing(&self) -> Option<&Sealing> {
+    /// The newest that was told of sealing this epoch; of others it says nothing.
+    pub fn sealing(&self, epoch: u64) -> Option<&Sealing> {
         self.told.iter().rev().find_map(|(_, _, told)| match told {
-            Output::Sealing(sealing) => Some(sealing),
+            Output::Sealing(sealing) if sealing.epoch == Epoch(epoch) => Some(sealing),
             _ => None,
         })
+    }
+
+    pub fn is_over(&self, epoch: u64) -> bool {
+        self.sealing(epoch).is_some_and(|sealing| sealing.is_over)
     }
 
     pub fn answer(&self, id: &OrderId) -> Option<&DeedResult> {
