@@ -303,6 +303,7 @@ pub(super) mod tests {
             quarantined: false,
             position: Some(1_234),
             seen: Some(Duration::from_millis(80)),
+            agent: None,
         };
         let node = |name: &str, received| NodeStatus {
             node: name.into(),

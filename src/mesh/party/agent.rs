@@ -186,8 +186,14 @@ impl Party {
     fn beat_parts(&self, now: Moment, challenge: u64) -> Vec<Beat> {
         // A member's report is cut to size if need be; two of them may still be too much for one datagram.
         const TOGETHER: usize = 2_500;
-        let reaches = self.route.reaches(now.boot);
-        let empty = || Beat { challenge, reaches: reaches.clone(), members: Vec::new(), nodes: Vec::new() };
+        let (reaches, one_way) = (self.route.reaches(now.boot), self.route.one_way(now.boot));
+        let empty = || Beat {
+            challenge,
+            reaches: reaches.clone(),
+            one_way: one_way.clone(),
+            members: Vec::new(),
+            nodes: Vec::new(),
+        };
         let mut parts = vec![empty()];
         let mut size = 0;
         for (name, cluster) in &self.clusters {
@@ -214,10 +220,12 @@ impl Party {
 
     fn report(&self, now: Moment, name: &ClusterName, told: &MemberReport) -> MemberReport {
         let cluster = self.clusters.get(name);
+        let guard = cluster.and_then(|cluster| cluster.guard.as_ref());
         MemberReport {
             epoch: cluster.map_or(Epoch::ZERO, |cluster| cluster.voter.sealed()),
-            appointed: cluster.and_then(|cluster| cluster.guard.as_ref()).and_then(|guard| guard.appointed),
+            appointed: guard.and_then(|guard| guard.appointed),
             lease: self.lease(now, name),
+            renewals: guard.filter(|guard| guard.health.rounds > 0).map(|guard| guard.health.clone()),
             ..told.clone()
         }
     }
