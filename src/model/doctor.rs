@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterName, IncidentId, MemberName, PartyName, Proof, time::millis};
+use super::{ClusterName, IncidentId, MemberName, PartyName, Proof, status::ClusterStatus, time::millis};
 
 /// The newest rehearsal of one fence method at one member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -154,6 +154,27 @@ impl MeshView {
     pub fn party(&self, name: &PartyName) -> Option<&PartyView> {
         self.parties.iter().find(|party| party.party == *name)
     }
+}
+
+/// Another arbiter that was not heard for so long, by whatever path, is not heard.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// The voters of a cluster's lease that are not heard. `arbiter`: the one that asks, which hears itself.
+#[must_use]
+pub fn unheard_voters<'a>(
+    voters: &'a [PartyName],
+    arbiter: &str,
+    cluster: &ClusterStatus,
+    mesh: Option<&MeshView>,
+) -> Vec<&'a PartyName> {
+    let is_heard = |voter: &PartyName| {
+        let member = cluster.members.iter().find(|member| PartyName::from(&member.member) == *voter);
+        let party = mesh.and_then(|mesh| mesh.party(voter)).filter(|party| !party.is_agent);
+        voter.as_str() == arbiter
+            || member.and_then(|member| member.agent.as_ref()).is_some_and(|agent| agent.is_heard)
+            || party.and_then(|party| party.heard).is_some_and(|age| age < HEARD_WITHIN)
+    };
+    voters.iter().filter(|voter| !is_heard(voter)).collect()
 }
 
 /// One link, as the party at its near end knows it.

@@ -8,7 +8,7 @@ use crate::{
     model::{
         ClusterName, MemberName, Mode, PartyName, Role, Verdict,
         agent::{GateState, LeaseState},
-        doctor::{FenceReach, Finding, Level, LinkView, MeshView, PartyView, Section},
+        doctor::{FenceReach, Finding, Level, LinkView, MeshView, PartyView, Section, unheard_voters},
         explain::{Guard, GuardState},
         incident::IncidentState,
         policy::{ClusterPolicy, LeasePolicy, Observers, SignalKind},
@@ -188,7 +188,8 @@ fn mesh(facts: &Facts, found: &mut Findings) {
         );
     }
     for text in &mesh.troubles {
-        found.warn(text.clone(), "see the unit file in `systemd/`: it grants what is needed");
+        // Its remedy stands in it.
+        found.push(Level::Warn, text.clone(), None);
     }
 }
 
@@ -312,20 +313,9 @@ impl About<'_> {
     }
 
     fn voters(&self, lease: &LeasePolicy, found: &mut Findings) {
-        let is_heard = |voter: &&PartyName| {
-            voter.as_str() == self.facts.status.arbiter
-                || self.policy.members.iter().any(|member| {
-                    PartyName::from(&member.name) == **voter
-                        && self.agent(&member.name).is_some_and(|agent| agent.is_heard)
-                })
-                || self
-                    .facts
-                    .mesh
-                    .as_ref()
-                    .and_then(|mesh| mesh.party(voter))
-                    .is_some_and(|party| !party.is_agent && party.heard.is_some_and(|age| age < HEARD_WITHIN))
-        };
-        let missing: Vec<&str> = lease.voters.iter().filter(|v| !is_heard(v)).map(PartyName::as_str).collect();
+        let mesh = self.facts.mesh.as_ref();
+        let missing = unheard_voters(&lease.voters, &self.facts.status.arbiter, self.status, mesh);
+        let missing: Vec<&str> = missing.into_iter().map(PartyName::as_str).collect();
         let (all, needed) = (lease.voters.len(), lease.voters.len() / 2 + 1);
         let heard = all - missing.len();
         let wait = human(lease.wait);
