@@ -62,7 +62,7 @@ fn a_healthy_deployment_without_agents_has_nothing_to_be_warned_of() {
 
 #[test]
 fn what_is_amiss_is_named_with_its_remedy_and_the_exit_code() {
-    let broken = "- { exec: { command: [\"@DIR@/fence\"], check: [\"@DIR@/check\"], proof: stopped }, deadline: 2s }";
+    let broken = "- { exec: { command: [\"@DIR@/fence\"], check: [\"@DIR@/check\"], status: [\"@DIR@/fence\"], proof: stopped }, deadline: 2s }";
     let mut world = World::start(Options {
         fence: broken.into(),
         scripts: vec![
@@ -101,11 +101,18 @@ fn what_is_amiss_is_named_with_its_remedy_and_the_exit_code() {
     let report = ran.json();
     assert!(findings(&report, "fences", "fail")[0].starts_with("the primary broker-a cannot be fenced"), "{report:#}");
     assert!(findings(&report, "readiness", "fail")[0].starts_with("no_fence: "), "{report:#}");
+    let metric = |name: &str, member: &str| {
+        let method = world.fill("exec @DIR@/fence");
+        let labels = format!("cluster=\"orders\",level=\"1\",member=\"{member}\",method=\"{method}\"");
+        world.metric(&format!("{name}{{{labels}}}"))
+    };
+    assert_eq!(metric("coroner_fence_usable", "broker-a"), Some(0.0));
+    assert_eq!(metric("coroner_fence_usable", "broker-b"), Some(1.0));
     assert!(
-        world
-            .metric("coroner_fence_usable{cluster=\"orders\",level=\"1\",member=\"broker-a\",method=\"exec ")
-            .is_none()
+        metric("coroner_fence_proof_age_seconds", "broker-a")
+            > metric("coroner_fence_rehearsal_age_seconds", "broker-a")
     );
+    assert_eq!(world.metric("coroner_fence_check_interval_seconds"), Some(1.0));
 
     // A file that could not be loaded again.
     std::fs::remove_file(world.dir().join("broken")).unwrap();
