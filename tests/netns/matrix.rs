@@ -138,7 +138,14 @@ fn run(lab: &Lab, cut: &Cut) -> Row {
     let serves = lab.findings().acks.iter().filter(late).count() > 0;
     let has_moved = after.primary != before.primary;
     let kind = if !has_moved { None } else { lab.incidents().pop() };
-    let is_switchover = kind.is_some_and(|i| i["incident"]["kind"].as_str() == Some("switchover"));
+    // Graceful: it stepped down when it was told to, whatever became of the rest.
+    let is_switchover = kind.is_some_and(|i| {
+        let steps = i["incident"]["steps"].as_array().cloned().unwrap_or_default();
+        steps.iter().any(|step| {
+            let text = step.to_string();
+            text.contains("read-only") && text.contains("confirmed")
+        })
+    });
     let observed = match (has_moved, serves) {
         (true, false) if is_switchover => "SWITCHOVER".to_owned(),
         (true, false) => "FAILOVER".to_owned(),
