@@ -7,6 +7,7 @@ mod agents;
 mod checker;
 mod client;
 mod faults;
+mod guarded;
 mod lab;
 mod matrix;
 mod net;

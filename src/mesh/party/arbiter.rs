@@ -134,13 +134,7 @@ impl Party {
     }
 
     /// A voter has sealed.
-    pub(super) fn sealed_came(
-        &mut self,
-        from: &PartyName,
-        name: &ClusterName,
-        epoch: Epoch,
-        wait: std::time::Duration,
-    ) {
+    pub(super) fn sealed_came(&mut self, from: &PartyName, name: &ClusterName, epoch: Epoch, wait: Duration) {
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         let (Some(sealing), Some(lease)) = (&mut cluster.sealing, &cluster.setup.lease) else { return };
         if !lease.voters.contains(from) {
