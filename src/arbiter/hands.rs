@@ -166,7 +166,12 @@ impl Hands {
                 Ok(deed) => deed,
                 Err(error) => return StepResult::Failed(error),
             };
+            let end = match (&run.action, &deed) {
+                (Action::CatchUp { exact_from: Some(_), .. }, Deed::CatchUp { upto }) => *upto,
+                _ => None,
+            };
             return match link.order(order, deed, deadline).await {
+                Ok(StepResult::Done(done)) if end.is_some() => reached(done, end),
                 Ok(result) => result,
                 Err(error) if matches!(run.action, Action::MakeReadOnly) => {
                     StepResult::Fenced(FenceReport::unknown(error.to_string()))
@@ -235,7 +240,10 @@ impl Hands {
             Action::MakeWritable => outcome(broker.make_writable(order, deadline).await),
             Action::Promote => outcome(broker.promote(order, deadline).await),
             Action::CatchUp { upto, exact_from } => {
-                outcome(self.catch_up(broker, order, *upto, exact_from.as_ref(), deadline).await)
+                match self.catch_up(broker, order, *upto, exact_from.as_ref(), deadline).await {
+                    Ok((done, end)) => reached(done, end),
+                    Err(error) => StepResult::Failed(error),
+                }
             }
             Action::Repoint { primary } => match self.members.get(primary) {
                 Some(primary) => outcome(broker.follow(order, primary, None, deadline).await),
@@ -262,16 +270,12 @@ impl Hands {
         upto: Option<u64>,
         exact_from: Option<&MemberName>,
         deadline: Duration,
-    ) -> Result<Done, ActError> {
-        let attempted = format!("let {} catch up", order.target.member);
-        let Some(exact_from) = exact_from else { return broker.catch_up(order, upto, deadline).await };
-        let nothing = |why: String| ActError::nothing_done(attempted.clone(), why);
+    ) -> Result<(Done, Option<u64>), ActError> {
+        let Some(exact_from) = exact_from else {
+            return Ok((broker.catch_up(order, upto, deadline).await?, None));
+        };
         let end = self.end_of(exact_from, order, deadline / 4).await?;
-        let done = broker.catch_up(order, Some(end), deadline * 3 / 4).await?;
-        match done.position {
-            Some(position) if position >= end => Ok(done),
-            reached => Err(nothing(format!("it reached {reached:?}, and {exact_from} ends at {end}"))),
-        }
+        Ok((broker.catch_up(order, Some(end), deadline * 3 / 4).await?, Some(end)))
     }
 
     /// The method at its place. An incident that began under another file may mean another method by the same
@@ -330,6 +334,16 @@ fn outcome(result: Result<Done, ActError>) -> StepResult {
     match result {
         Ok(done) => StepResult::Done(done),
         Err(error) => StepResult::Failed(error),
+    }
+}
+
+/// Whether a standby came as far as it had to.
+fn reached(done: Done, end: Option<u64>) -> StepResult {
+    match end {
+        Some(end) if done.position.is_none_or(|position| position < end) => {
+            StepResult::FellShort { reached: done.position, end }
+        }
+        _ => StepResult::Done(done),
     }
 }
 

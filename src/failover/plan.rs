@@ -460,6 +460,18 @@ impl SagaState {
         {
             return Some(format!("whether {} refuses writes is not known ({})", self.old_primary, failure(act)));
         }
+        // Cut off from its standby as well: it steps down with what `max_loss` allows, and the rest is kept on its disk.
+        let catch_up = self.newest(|a| matches!(a, Action::CatchUp { .. }), &self.candidate);
+        if let Some(StepResult::FellShort { reached, end }) = catch_up.and_then(|act| act.result.as_ref()) {
+            let lacks = reached.map(|reached| end.saturating_sub(reached));
+            if policy.failover.max_loss.is_none_or(|max| lacks.is_some_and(|lacks| lacks <= max)) {
+                let what = lacks.map_or_else(|| "it does not know how much".into(), |lacks| lacks.to_string());
+                return Some(format!(
+                    "{} cannot reach the end of {}: it lacks {what}",
+                    self.candidate, self.old_primary
+                ));
+            }
+        }
         let given_back = self.newest(|a| matches!(a, Action::MakeWritable), &self.old_primary);
         if let Some(act) = given_back.filter(|act| !act.succeeded()) {
             return Some(format!("{} could neither be drained nor be given back ({})", self.old_primary, failure(act)));
@@ -655,6 +667,7 @@ fn failure(act: &Act) -> String {
         Some(StepResult::Fenced(report)) => report.detail.clone(),
         Some(StepResult::WriteTried(attempt)) => attempt.detail.clone(),
         Some(StepResult::Done(done)) => done.detail.clone(),
+        Some(StepResult::FellShort { reached, end }) => super::saga::fell_short(*reached, *end),
         Some(StepResult::Outbid { sealed }) => format!("epoch {sealed} is sealed already"),
         Some(StepResult::Told { failed, .. }) => {
             failed.iter().map(|(node, why)| format!("{node}: {why}")).collect::<Vec<_>>().join(", ")

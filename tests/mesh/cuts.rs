@@ -213,6 +213,24 @@ fn a_holder_that_slept_wakes_up_without_a_lease() {
 }
 
 #[test]
+fn voters_that_were_started_again_wait_for_what_they_forgot() {
+    for seed in 0..10 {
+        let mut world = serving(seed, &["arbiter", "a", "b"]);
+        world.cut("a", "arbiter");
+        world.cut("a", "b");
+        for voter in [0, 2] {
+            world.kill(voter);
+            world.start(voter);
+        }
+        world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
+        let from = world.now;
+        world.run_while(from + 600 * MS, |world| !world.is_over(2));
+        assert!(world.is_over(2) && world.now >= from + 230 * MS, "seed {seed}: {} ms", (world.now - from) / MS);
+        world.assert_sound(seed);
+    }
+}
+
+#[test]
 fn messages_go_round_no_loops() {
     let names = ["arbiter", "a", "b", "node-1", "node-2", "node-3"];
     let mut world = World::new(9, &names, &VOTERS);
