@@ -63,6 +63,14 @@ fn a_whole_deployment_has_no_failure_and_what_is_cut_is_named() {
     lab.net.cut("a", "s");
     lab.until("it is named", || says(&findings(&examined(&lab), "warn"), "s is heard through others only"));
     lab.net.heal();
+    lab.net.cut_one_way("a", "s");
+    lab.net.cut_one_way("n1", "m");
+    lab.until("both are named", || {
+        let warned = findings(&examined(&lab), "warn");
+        says(&warned, "s is heard directly, and what is sent to it directly is lost")
+            && says(&warned, "n1 hears m directly, and what it sends to it directly is lost")
+    });
+    lab.net.heal();
     lab.kill("agent-n3");
     lab.until("the silent one is named", || says(&findings(&examined(&lab), "warn"), "n3 was last heard"));
     lab.freeze("agent-s");
