@@ -2,7 +2,7 @@
 //! stops in time, and another may take over.
 
 use coroner::{
-    mesh::party::Input,
+    mesh::party::{Input, Output},
     model::{
         Epoch,
         agent::{Deed, LeaseState},
@@ -48,6 +48,33 @@ fn a_single_link_cut_costs_nothing() {
                 assert_serves_on(&mut world, &format!("{} - {}, way {way}", names[one], names[other]));
             }
         }
+    }
+}
+
+/// Whoever is heard and does not answer is told apart from whoever is not heard: there the way out is cut.
+#[test]
+fn a_link_that_carries_one_way_is_known_at_its_sending_end() {
+    for (way, expected) in [((0, 1), (true, false)), ((1, 0), (false, true))] {
+        let mut world = serving(3, &["arbiter", "a", "b", "node-1"]);
+        let one_way = |world: &World, from: usize, to: &str| {
+            let health = world.hosts[from].party.health(world.moment(from));
+            (health.links[to].is_one_way, health.links[to].is_up)
+        };
+        assert_eq!((one_way(&world, 0, "a"), one_way(&world, 1, "arbiter")), ((false, true), (false, true)));
+        world.network.cuts.insert(way);
+        let now = world.now;
+        world.run_until(now + 2_000 * MS);
+        let told = world.told.iter().rev().find_map(|(_, _, told)| match told {
+            Output::Heard { from, beat, .. } if from.as_str() == "a" => Some(!beat.one_way.is_empty()),
+            _ => None,
+        });
+        assert_eq!((one_way(&world, 0, "a").0, told), (expected.0, Some(expected.1)), "{way:?}");
+        assert!(!one_way(&world, 0, "a").1 && !one_way(&world, 1, "arbiter").1, "neither is up");
+        // Cut both ways, it is silent at both ends.
+        world.cut("arbiter", "a");
+        let now = world.now;
+        world.run_until(now + 2_000 * MS);
+        assert_eq!((one_way(&world, 0, "a"), one_way(&world, 1, "arbiter")), ((false, false), (false, false)));
     }
 }
 
