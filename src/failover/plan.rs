@@ -450,8 +450,15 @@ impl SagaState {
     /// Why a switchover that a rule asked for goes on as a failover: its primary cannot be had to step down.
     fn why_fail_over(&self, policy: &ClusterPolicy, world: &World) -> Option<String> {
         let is_old = |a: &Action| matches!(a, Action::MakeReadOnly | Action::MakeWritable | Action::CatchUp { .. });
-        if !world.may_fail_over || self.abort_requested.is_some() || self.is_running(is_old) {
+        if !world.may_fail_over || self.abort_requested.is_some() {
             return None;
+        }
+        if self.is_running(is_old) {
+            // An order to step down that nobody is there to hear is not waited for. One that gets through later does no
+            // harm; giving it back its writes would.
+            let is_giving_back = self.is_running(|a| matches!(a, Action::MakeWritable));
+            let is_lost = !world.is_primary_heard && !is_giving_back;
+            return is_lost.then(|| format!("{} is heard no more while it should step down", self.old_primary));
         }
         let read_only = self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary);
         if let Some(act) = read_only
