@@ -10,16 +10,21 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use super::mesh::Link;
+use super::{
+    mesh::Link,
+    rehearsal::{Rehearsed, is_meant},
+};
 use crate::{
     broker::{Ask, Broker},
     config::{ClusterConfig, Config},
     fence::{Fence, ReadOnlyFlag, agent::Agents},
     model::{
         ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, effect::Run, policy::MethodPolicy,
+        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest, effect::Run,
+        policy::MethodPolicy,
     },
     redirect::Redirect,
+    sys::clock::Stopwatch,
 };
 
 /// What one cluster's acts are carried out with.
@@ -288,27 +293,37 @@ impl Hands {
         }
     }
 
-    /// Exercises every fence path without harm, for every member that could need it.
-    pub async fn check_fences(
+    /// Exercises fence paths without harm: every method at every member that it is for, or the ones asked for. Members
+    /// side by side, so that one that does not answer keeps no other waiting.
+    pub async fn rehearse(&self, policy: &ClusterPolicy, only: &FenceTest, deadline: Duration) -> Vec<Rehearsed> {
+        let members = self.members.iter().filter(|(name, _)| only.member.as_ref().is_none_or(|member| member == *name));
+        let all =
+            members.map(|(name, target)| self.rehearse_at(policy, name, target, only.method.as_deref(), deadline));
+        futures::future::join_all(all).await.into_iter().flatten().collect()
+    }
+
+    async fn rehearse_at(
         &self,
         policy: &ClusterPolicy,
+        name: &MemberName,
+        target: &Target,
+        only: Option<&str>,
         deadline: Duration,
-    ) -> Vec<(MemberName, usize, usize, FenceHealth)> {
+    ) -> Vec<Rehearsed> {
         let mut found = Vec::new();
         for (level, methods) in self.fences.iter().enumerate() {
             for (method, fence) in methods.iter().enumerate() {
-                for (name, target) in &self.members {
-                    let spec = policy.failover.fence.get(level).and_then(|l| l.get(method));
-                    if spec.is_some_and(|s| !s.applies_to(name)) {
-                        continue;
-                    }
-                    let health =
-                        match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
-                            Ok(health) => health,
-                            Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
-                        };
-                    found.push((name.clone(), level, method, health));
+                let spec = policy.failover.fence.get(level).and_then(|l| l.get(method));
+                let Some(spec) = spec.filter(|spec| spec.applies_to(name)) else { continue };
+                if only.is_some_and(|only| !is_meant(&spec.label, only)) {
+                    continue;
                 }
+                let watch = Stopwatch::start();
+                let health = match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
+                    Ok(health) => health,
+                    Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
+                };
+                found.push(Rehearsed { member: name.clone(), level, method, health, took: watch.elapsed() });
             }
         }
         found

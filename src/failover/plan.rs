@@ -86,7 +86,8 @@ const REPOINT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long each act may take, once. A method that the policy no longer has is asked about all the same: it answers at
 /// once.
-pub(super) fn deadline_of(action: &Action, policy: &ClusterPolicy) -> Duration {
+#[must_use]
+pub fn deadline_of(action: &Action, policy: &ClusterPolicy) -> Duration {
     let failover = &policy.failover;
     let fence = |level: usize, method: usize| failover.fence.get(level).and_then(|m| m.get(method));
     match action {
