@@ -175,12 +175,18 @@ pub async fn run(path: &Path, name: Option<&str>) -> Result<(), AgentError> {
 
     let mut terminate = stop_signal(SignalKind::terminate())?;
     let mut interrupt = stop_signal(SignalKind::interrupt())?;
+    // Not heeded, and no reason to die of either: that would cost a lease.
+    let mut hangup = stop_signal(SignalKind::hangup())?;
     tracing::info!(party = %me, %address, guards = acts.guarded.len(), nodes = acts.nodes.len(), "the agent watches");
     drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("watching")]));
     let result = loop {
         let happened = tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP is not heeded: restart the agent to load a changed file");
+                continue;
+            }
             Some(happened) = events.recv() => happened,
         };
         match happened {

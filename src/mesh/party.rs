@@ -312,7 +312,7 @@ impl Party {
             Input::Starting { cluster } => self.starting(now, &cluster),
             Input::Node { cluster, arrivals } => {
                 if let Some(cluster) = self.clusters.get_mut(&cluster) {
-                    cluster.arrivals = Some(arrivals);
+                    cluster.arrivals = Some((now.boot, arrivals));
                 }
             }
             Input::GiveUp { cluster } => self.give_up(now, &cluster),

@@ -333,6 +333,13 @@ impl World {
                 continue;
             }
             let Some(Reverse((_, _, event))) = self.events.pop() else { continue };
+            if let Event::Persisted { host, .. } | Event::Answered { host, .. } = &event
+                && self.hosts[*host].is_asleep
+            {
+                // Its disk sleeps too.
+                self.at(self.now + MS, event);
+                continue;
+            }
             match event {
                 Event::Deliver { to, from, bytes } => self.deliver(to, from, bytes),
                 Event::Persisted { host, life, id, durable } => {

@@ -7,7 +7,7 @@ use std::{
 
 use ring::hmac;
 
-use super::{Output, Party, leases::REPEAT_EVERY};
+use super::{Output, Party, cluster::Guard, leases::REPEAT_EVERY};
 use crate::{
     mesh::{
         keys::PrivateKey,
@@ -16,6 +16,7 @@ use crate::{
     model::{
         ClusterName, Epoch, MemberName, PartyName, Time,
         agent::{Deed, DeedResult, MemberReport, OrderId, Refusal},
+        observation::Arrivals,
         time::Moment,
     },
 };
@@ -192,8 +193,13 @@ impl Party {
         let mut size = 0;
         for (name, cluster) in &self.clusters {
             let member = cluster.guard.as_ref().filter(|guard| guard.was_told || guard.appointed.is_some());
-            let report = member.map(|guard| (guard.member.clone(), self.report(now, name, &guard.report)));
-            let node = cluster.setup.observes_for.clone().zip(cluster.arrivals.clone());
+            let report = member.map(|guard| (guard.member.clone(), self.report(now, name, guard)));
+            // Ages grow while a report waits for the beat.
+            let arrivals = cluster.arrivals.clone().map(|(at, arrivals)| Arrivals {
+                last_age: arrivals.last_age.map(|age| age + now.boot.since(at)),
+                ..arrivals
+            });
+            let node = cluster.setup.observes_for.clone().zip(arrivals);
             if report.is_none() && node.is_none() {
                 continue;
             }
@@ -212,13 +218,14 @@ impl Party {
         parts
     }
 
-    fn report(&self, now: Moment, name: &ClusterName, told: &MemberReport) -> MemberReport {
-        let cluster = self.clusters.get(name);
+    fn report(&self, now: Moment, name: &ClusterName, guard: &Guard) -> MemberReport {
+        let waited = now.boot.since(guard.told_at);
         MemberReport {
-            epoch: cluster.map_or(Epoch::ZERO, |cluster| cluster.voter.sealed()),
-            appointed: cluster.and_then(|cluster| cluster.guard.as_ref()).and_then(|guard| guard.appointed),
+            epoch: self.clusters.get(name).map_or(Epoch::ZERO, |cluster| cluster.voter.sealed()),
+            appointed: guard.appointed,
             lease: self.lease(now, name),
-            ..told.clone()
+            role_age: guard.report.role_age.map(|age| age + waited),
+            ..guard.report.clone()
         }
     }
 

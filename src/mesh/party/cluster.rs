@@ -29,7 +29,8 @@ pub(super) struct Cluster {
     pub(super) is_voter: bool,
     pub(super) voter: Voter,
     pub(super) guard: Option<Guard>,
-    pub(super) arrivals: Option<Arrivals>,
+    /// What the node counted, and when it was told.
+    pub(super) arrivals: Option<(Time, Arrivals)>,
     pub(super) sealing: Option<Sealer>,
     /// Arbiters that are told once older leases are over by this voter's count, and when to look next.
     pub(super) awaiting: BTreeSet<PartyName>,
@@ -45,6 +46,7 @@ pub(super) struct Guard {
     pub(super) holder: Option<Holder>,
     pub(super) renew_at: Time,
     pub(super) report: MemberReport,
+    pub(super) told_at: Time,
     pub(super) was_told: bool,
     pub(super) may_renew: bool,
     pub(super) is_starting: bool,
@@ -70,6 +72,7 @@ impl Cluster {
             holder: setup.lease.clone().map(Holder::new),
             renew_at: now.boot,
             report: MemberReport::default(),
+            told_at: now.boot,
             was_told: false,
             may_renew: false,
             is_starting: false,

@@ -271,6 +271,7 @@ impl Party {
             guard.is_starting = false;
         }
         guard.report = report;
+        guard.told_at = now.boot;
         guard.was_told = true;
         guard.may_renew = may_renew;
         if is_changed {
