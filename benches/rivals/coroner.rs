@@ -129,13 +129,11 @@ impl Rival for Coroner {
     }
 
     fn story(&self, stage: &Stage) -> String {
-        let mut text = coroner(stage, &["incidents", "show", "last"]);
-        if let Some(list) = get(stage, "/v1/incidents")
-            && let Some(id) = list.as_array().or_else(|| list["incidents"].as_array()).and_then(|l| l.first())
-            && let Some(id) = id["id"].as_str()
-        {
-            text = coroner(stage, &["incidents", "show", id]);
-        }
+        let list = get(stage, "/v1/incidents").unwrap_or_default();
+        let list = list.as_array().or_else(|| list["incidents"].as_array()).cloned().unwrap_or_default();
+        // The newest is mostly the old primary's return.
+        let failover = list.iter().find(|incident| incident["kind"] == "failover").and_then(|i| i["id"].as_str());
+        let mut text = failover.map_or_else(String::new, |id| coroner(stage, &["incidents", "show", id]));
         text += &coroner(stage, &["why", "lab"]);
         text + &coroner(stage, &["why-not", "lab"])
     }

@@ -7,7 +7,7 @@
 //! - `CORONER_BENCH_RUNS` (default 100) of each fault; the rivals, which are slower, a fifth of that, or
 //!   `CORONER_BENCH_RIVAL_RUNS`.
 //! - `CORONER_BENCH_ONLY=coroner,kill`: only these of `coroner`, `sentinel`, `keepalived`, and of the faults `kill`,
-//!   `kill-1gib`, `freeze`, `cut`, `off`.
+//!   `kill-1gib`, `freeze`, `cut`, `off`; or `footprint`, what the agents cost.
 //! - `CORONER_BENCH_TAPE=60s`: how long disturbances are played to Coroner, none of which may cause a failover (default:
 //!   none are played). `CORONER_BENCH_TAPE_SEED`: which.
 //! - `CORONER_BENCH_STEPS=1` prints the incident of the last run of each fault.
@@ -123,8 +123,11 @@ fn main() {
         }
     }
     print_all(&rows);
+    let has_footprint = !words.iter().any(is_fault) || words.iter().any(|word| word == "footprint");
     if wants_rival("coroner") && !is_test {
-        tape::footprint();
+        if has_footprint {
+            tape::footprint();
+        }
         if let Ok(text) = std::env::var("CORONER_BENCH_TAPE") {
             tape::play(::coroner::model::Span::parse(&text).unwrap_or_else(|e| panic!("CORONER_BENCH_TAPE: {e}")).0);
         }
@@ -221,7 +224,7 @@ fn one(rival: &dyn Rival, stage: &Stage, fault: Fault, primary: &'static str, ha
     };
     if has_steps {
         sleep(Duration::from_millis(300));
-        println!("outage {:?}\n{}", first.map(|first| Duration::from_nanos(first.saturating_sub(at))), rival.story(stage));
+        println!("outage {}\n{}", ms(first.map(|first| Duration::from_nanos(first.saturating_sub(at)))), rival.story(stage));
     }
     match fault {
         Fault::Kill | Fault::KillBig => sleep(Duration::from_millis(200)),
