@@ -97,7 +97,8 @@ impl Rival for Keepalived {
         }
         if !stage.runs(&name_of(member)) {
             // What a keepalived that was killed has left behind, a host that was off would have lost.
-            let _ = stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
+            let _ =
+                stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
             Self::run(stage, member);
         }
     }

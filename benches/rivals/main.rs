@@ -224,7 +224,11 @@ fn one(rival: &dyn Rival, stage: &Stage, fault: Fault, primary: &'static str, ha
     };
     if has_steps {
         sleep(Duration::from_millis(300));
-        println!("outage {}\n{}", ms(first.map(|first| Duration::from_nanos(first.saturating_sub(at)))), rival.story(stage));
+        println!(
+            "outage {}\n{}",
+            ms(first.map(|first| Duration::from_nanos(first.saturating_sub(at)))),
+            rival.story(stage)
+        );
     }
     match fault {
         Fault::Kill | Fault::KillBig => sleep(Duration::from_millis(200)),
