@@ -97,8 +97,10 @@ impl Rival for Keepalived {
         }
         if !stage.runs(&name_of(member)) {
             // What a keepalived that was killed has left behind, a host that was off would have lost.
-            let _ =
-                stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
+            for kind in ["pid", "vrrp"] {
+                let _ = std::fs::remove_file(stage.path(&format!("keepalived-{member}.{kind}")));
+            }
+            let _ = stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
             Self::run(stage, member);
         }
     }

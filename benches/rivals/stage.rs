@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -80,8 +80,21 @@ struct Process {
 
 impl Process {
     fn signal(&self, signal: Signal) {
-        let _ = killpg(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal);
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // What it started may have made a group of its own.
+        let own = children(pid);
+        let _ = killpg(Pid::from_raw(pid), signal);
+        for child in own {
+            let _ = kill(Pid::from_raw(child), signal);
+        }
     }
+}
+
+/// The children of a process that we started, and theirs.
+fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let direct: Vec<i32> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    direct.iter().flat_map(|child| [*child].into_iter().chain(children(*child))).collect()
 }
 
 impl Drop for Process {
