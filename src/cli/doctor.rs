@@ -118,7 +118,11 @@ fn render_timeline(timeline: &Timeline, paint: Paint) -> String {
 }
 
 fn worst(step: &TimelineStep) -> String {
-    let text = step.worst.map_or_else(|| "?".into(), human);
+    let text = match step.worst {
+        None => "?".into(),
+        Some(worst) if worst.is_zero() => "at once".into(),
+        Some(worst) => human(worst),
+    };
     if step.counts { text } else { format!("({text})") }
 }
 
@@ -159,6 +163,7 @@ mod tests {
                 steps: vec![
                     step("detect: gone", true, Some(ms(200)), ""),
                     step("detect: odd", false, None, "by rhythm"),
+                    step("detect: exited", false, Some(ms(0)), ""),
                 ],
                 worst: Some(ms(200)),
                 measured: Some(ms(150)),
@@ -172,10 +177,11 @@ mod tests {
              Arbiter\n  ok    the store is  quick\n\n\
              Fences\n  fail  kill would not work\n        → mend it\n\n\
              A failover of orders, step by step\n\
-             \x20 STEP          AT WORST   LAST  MEASURED IN  NOTE\n\
-             \x20 detect: gone     200ms      -\n\
-             \x20 detect: odd        (?)      -               by rhythm\n\
-             \x20 in all           200ms  150ms  01J0         the slowest rule, and each step once; (…) is not in the sum\n\n\
+             \x20 STEP             AT WORST   LAST  MEASURED IN  NOTE\n\
+             \x20 detect: gone        200ms      -\n\
+             \x20 detect: odd           (?)      -               by rhythm\n\
+             \x20 detect: exited  (at once)      -\n\
+             \x20 in all              200ms  150ms  01J0         the slowest rule, and each step once; (…) is not in the sum\n\n\
              1 failure, 0 warnings.\n"
         );
     }

@@ -132,3 +132,31 @@ fn what_is_amiss_is_named_with_its_remedy_and_the_exit_code() {
         findings(&report, "brokers", "fail").iter().any(|text| text.starts_with("broker-b was last seen"))
     });
 }
+
+#[test]
+fn the_timeline_is_measured_by_what_happened() {
+    let mut world = World::start(Options::default());
+    world.member_mut("broker-a").kill();
+    world.wait_end("broker-b");
+    world.wait_primary("broker-b");
+    let id = world.failovers()[0]["id"].clone();
+    let timeline = world.cli(&["doctor"]).json()["timelines"][0].clone();
+    assert_eq!(timeline["measured_in"], id, "{timeline:#}");
+    let outage = timeline["measured_ms"].as_f64().unwrap();
+    let steps = timeline["steps"].as_array().unwrap();
+    let measured = |name: &str| {
+        let step = steps.iter().find(|step| step["step"].as_str().unwrap().starts_with(name));
+        let step = step.unwrap_or_else(|| panic!("{name}: {timeline:#}"));
+        assert_eq!(step["measured_in"], id, "{name}: {timeline:#}");
+        step["measured_ms"].as_f64().unwrap()
+    };
+    let took: f64 = ["fence, level 1", "let the standby catch up", "promote"].into_iter().map(measured).sum();
+    assert!(took > 0.0 && took < outage, "{timeline:#}");
+    let detections = ["detect: the port is closed", "detect: silent to everyone"];
+    let by_rule = detections.iter().filter(|name| {
+        steps.iter().any(|step| {
+            step["step"] == **name && step["measured_in"] == id && step["measured_ms"].as_f64() < Some(outage)
+        })
+    });
+    assert_eq!(by_rule.count(), 1, "one rule saw it: {timeline:#}");
+}

@@ -6,6 +6,7 @@
 mod agents;
 mod checker;
 mod client;
+mod doctor;
 mod faults;
 mod guarded;
 mod lab;

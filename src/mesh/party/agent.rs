@@ -230,6 +230,7 @@ impl Party {
             epoch: self.clusters.get(name).map_or(Epoch::ZERO, |cluster| cluster.voter.sealed()),
             appointed: guard.appointed,
             lease: self.lease(now, name),
+            renewals: Some(guard.health.clone()).filter(|health| health.rounds > 0),
             role_age: guard.report.role_age.map(|age| age + waited),
             renewals: (guard.health.rounds > 0).then(|| guard.health.clone()),
             ..guard.report.clone()
