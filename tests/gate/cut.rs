@@ -194,8 +194,7 @@ fn local_clients_pass_only_where_the_file_says_so() {
 
         // The agent's own look.
         for to in [broker.local(), broker.local_v6()] {
-            let family =
-                if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
             setsockopt(&socket, sockopt::Mark, &OWN_MARK).unwrap();
             rustix::net::connect(&socket, &to).unwrap();

@@ -232,7 +232,6 @@ impl Party {
             lease: self.lease(now, name),
             renewals: Some(guard.health.clone()).filter(|health| health.rounds > 0),
             role_age: guard.report.role_age.map(|age| age + waited),
-            renewals: (guard.health.rounds > 0).then(|| guard.health.clone()),
             ..guard.report.clone()
         }
     }
