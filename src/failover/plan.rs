@@ -138,6 +138,11 @@ impl SagaState {
         if let Some(next) = self.next_when_outbid() {
             return next;
         }
+        // What a write shows that comes through now undoes no promotion; it is told, and people are called.
+        let promote = self.newest(|a| matches!(a, Action::Promote), &self.candidate);
+        if promote.is_some_and(|act| act.result.is_none() || act.succeeded()) {
+            return self.next_of_promotion(world);
+        }
         let proof = self.proof(&policy.failover);
         let has_lease = policy.failover.lease.is_some();
         let seal = has_lease.then(|| self.attempt(Action::Seal, TRIES_SEAL));
@@ -146,7 +151,8 @@ impl SagaState {
             return self.next_of_fence(policy, proof, seal, wait);
         }
         // The proof stands on the methods, or on the lease; the forbidden write of that level runs beside the catching
-        // up and may still void it. The promotion waits for both, and for the seal.
+        // up and may still void it. The promotion waits for both, and for the seal; but for the write no longer than for
+        // the others where the agent on the old primary's own host says that nobody reaches it.
         let mut starts = self.missing_forbidden_write(policy);
         if let Some(Attempt::Start(start)) = &seal {
             starts.push(start.clone());
@@ -158,7 +164,13 @@ impl SagaState {
         if !starts.is_empty() {
             return Next::Run(starts);
         }
-        if self.is_running(|a| matches!(a, Action::ForbiddenWrite { .. } | Action::CatchUp { .. })) {
+        let is_write_waited_for = !self.is_stopped_by_its_agent(&policy.failover);
+        let is_waited_for = |a: &Action| match a {
+            Action::CatchUp { .. } => true,
+            Action::ForbiddenWrite { .. } => is_write_waited_for,
+            _ => false,
+        };
+        if self.is_running(is_waited_for) {
             return Next::Wait;
         }
         if catch_up.is_some_and(|act| !act.succeeded()) {
@@ -451,8 +463,15 @@ impl SagaState {
     /// Why a switchover that a rule asked for goes on as a failover: its primary cannot be had to step down.
     fn why_fail_over(&self, policy: &ClusterPolicy, world: &World) -> Option<String> {
         let is_old = |a: &Action| matches!(a, Action::MakeReadOnly | Action::MakeWritable | Action::CatchUp { .. });
-        if !world.may_fail_over || self.abort_requested.is_some() || self.is_running(is_old) {
+        if !world.may_fail_over || self.abort_requested.is_some() {
             return None;
+        }
+        if self.is_running(is_old) {
+            // An order to step down that nobody is there to hear is not waited for. One that gets through later does no
+            // harm; giving it back its writes would.
+            let is_giving_back = self.is_running(|a| matches!(a, Action::MakeWritable));
+            let is_lost = !world.is_primary_heard && !is_giving_back;
+            return is_lost.then(|| format!("{} is heard no more while it should step down", self.old_primary));
         }
         let read_only = self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary);
         if let Some(act) = read_only

@@ -359,6 +359,23 @@ impl SagaState {
         (0..policy.fence.len()).map(|level| self.level_proof(level)).max().unwrap_or_default()
     }
 
+    /// Whether the agent on the old primary's host has read back from its kernel that nobody reaches it, and no write
+    /// went through since. A forbidden write is tried all the same, and is not waited for: behind a gate that drops it, no
+    /// answer is what there is to hear, and one that goes through is heard while the standby catches up.
+    pub(super) fn is_stopped_by_its_agent(&self, policy: &FailoverPolicy) -> bool {
+        let is_by_agent = |action: &Action| {
+            matches!(action, Action::Fence { level, method }
+                if policy.fence.get(*level).and_then(|l| l.get(*method)).is_some_and(|m| m.is_by_agent))
+        };
+        self.acts.iter().any(|(number, act)| {
+            is_by_agent(&act.action)
+                && act.member == self.old_primary
+                && !self.is_void(*number, act)
+                && matches!(&act.result, Some(StepResult::Fenced(report))
+                    if report.verdict == FenceVerdict::Confirmed && report.proof.meets(policy.proof_needed.max(Proof::Gate)))
+        })
+    }
+
     fn level_proof(&self, level: usize) -> Proof {
         let methods = |action: &Action| matches!(action, Action::Fence { level: l, .. } if *l == level);
         let claimed = self

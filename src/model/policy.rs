@@ -298,6 +298,9 @@ pub struct MethodPolicy {
     /// A fence that shuts the arbiter out too, and lets it in once the standby is promoted.
     #[serde(default)]
     pub admits: bool,
+    /// A fence that the agent on the member's own host carries out and reads back from its kernel.
+    #[serde(default)]
+    pub is_by_agent: bool,
 }
 
 impl MethodPolicy {

@@ -67,7 +67,7 @@ pub fn rule(name: &str, when: Expr, verdict: Verdict, then: Reaction) -> Rule {
 }
 
 pub fn method(label: &str, deadline: Duration, best_proof: Proof) -> MethodPolicy {
-    MethodPolicy { label: label.into(), deadline, best_proof, only_for: Vec::new(), admits: false }
+    MethodPolicy { label: label.into(), deadline, best_proof, only_for: Vec::new(), admits: false, is_by_agent: false }
 }
 
 pub fn failover_policy() -> FailoverPolicy {

@@ -4,6 +4,7 @@ use coroner::model::{
     Command, Epoch, FenceReport, Proof, StepResult,
     event::Event,
     incident::IncidentState,
+    policy::MethodPolicy,
     record::{LogEntry, Overrides, SagaKind},
 };
 
@@ -72,6 +73,64 @@ fn a_forbidden_write_that_goes_through_voids_a_proof_of_5() {
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.proof, Proof::Nothing);
     assert!(incident.timeline.iter().any(|t| t.text.contains("STILL TAKES WRITES")));
+}
+
+/// A closed gate drops the forbidden write, and its deadline is not part of the outage; only the agent's own word, read
+/// back from its kernel, is worth that.
+#[test]
+fn a_forbidden_write_without_an_answer_delays_no_promotion_where_the_agent_closed_the_gate() {
+    for (is_by_agent, waits) in [(true, false), (false, true)] {
+        let mut cluster = full(&["a", "b"]);
+        let gate = MethodPolicy { is_by_agent, ..method("gate", secs(2), Proof::Gate) };
+        cluster.failover.fence = vec![vec![gate]];
+        let mut bench = Bench::settled(policy(vec![cluster]));
+        bench.script("forbidden write 0", &[Script::Slow(ms(250))]);
+        bench.kill("a");
+        bench.run_until(secs(30), "it is over", Bench::is_over);
+        let incident = bench.store.newest().unwrap().0;
+        let step = |what: &str| incident.steps.iter().find(|s| s.label.starts_with(what)).unwrap();
+        let (fence, promote) = (step("fence"), step("promote"));
+        let took = promote.started.since(fence.started + fence.took.unwrap());
+        assert_eq!(took >= ms(250), waits, "{took:?} from the fence to the promotion");
+        assert!(
+            incident.steps.iter().any(|s| s.label.starts_with("try a forbidden write")),
+            "it is tried all the same"
+        );
+        assert_eq!(bench.writers(), ["b"]);
+    }
+}
+
+/// H2: a write that goes through in time voids what an agent says as well.
+#[test]
+fn a_forbidden_write_that_goes_through_voids_the_gate_of_an_agent() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence = vec![vec![MethodPolicy { is_by_agent: true, ..method("gate", secs(2), Proof::Gate) }]];
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.script("fence a 0.0", &[Script::Lie]);
+    bench.script("forbidden write 0", &[Script::Refuse]);
+    bench.script("catch up b", &[Script::Slow(ms(20))]);
+    bench.member("a").frozen = true;
+    bench.run_until(secs(30), "it is held", Bench::is_held);
+    assert!(!bench.done.contains(&"promote b".to_owned()), "{:?}", bench.done);
+    assert_eq!(bench.store.newest().unwrap().0.proof, Proof::Nothing);
+}
+
+/// H2: one that goes through only once the promotion is under way undoes nothing, and is told.
+#[test]
+fn a_forbidden_write_that_goes_through_late_is_told() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence = vec![vec![MethodPolicy { is_by_agent: true, ..method("gate", secs(2), Proof::Gate) }]];
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.may_lie = true;
+    bench.script("fence a 0.0", &[Script::Lie]);
+    bench.script("forbidden write 0", &[Script::Slow(ms(200))]);
+    bench.script("promote b", &[Script::Slow(ms(500))]);
+    bench.member("a").frozen = true;
+    bench.run_until(secs(30), "the promotion began", |b| b.done.contains(&"promote b".to_owned()));
+    bench.member("a").frozen = false;
+    bench.run_until(secs(30), "b is primary", |b| b.store.state().primary == Some("b".into()));
+    let incident = bench.store.newest().unwrap().0;
+    assert!(incident.timeline.iter().any(|t| t.text.contains("STILL TAKES WRITES")), "{:#?}", incident.timeline);
 }
 
 /// H2, H4: after the lie was found out, `continue` fences anew. The old claim does not come back to life.

@@ -78,7 +78,8 @@ fn neither_the_arbiters_death_nor_the_standbys_costs_service() {
     let after = lab.status();
     assert_eq!((before.primary, before.epoch), (after.primary, after.epoch), "{}", lab.story());
     // Writers of a busy machine pause by themselves; a primary that stopped serving would show as seconds.
-    assert!(without_arbiter < Duration::from_millis(600) && without_standby < Duration::from_millis(600));
+    let bound = Duration::from_millis(1_500);
+    assert!(without_arbiter < bound && without_standby < bound);
     lab.findings().assert_clean();
 }
 

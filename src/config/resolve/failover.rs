@@ -250,6 +250,7 @@ impl Resolver<'_> {
                 best_proof: Proof::Nothing,
                 only_for: Vec::new(),
                 admits: false,
+                is_by_agent: false,
             });
         }
         (policies, f.redirect.iter().map(|r| r.value.kind.clone()).collect())

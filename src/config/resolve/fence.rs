@@ -119,8 +119,9 @@ impl Resolver<'_> {
         // Behind a gate that stays shut what an agent stopped may run again, to be made a standby.
         let is_behind_gate = view.has_gate && agent.as_ref().is_some_and(|agent| agent.name != Agent::GATE);
         let admits = is_behind_gate || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
+        let is_by_agent = agent.as_ref().is_some_and(|a| [Agent::GATE, Agent::KILL].contains(&a.name.as_str()));
         let best_proof = agent.map_or_else(|| best_proof(fence), |a| best_agent_proof(&cluster.value, &a));
-        MethodPolicy { label, deadline, best_proof, only_for, admits }
+        MethodPolicy { label, deadline, best_proof, only_for, admits, is_by_agent }
     }
 
     /// A program's name, as it stands in the file: a secret has no place in a label.
