@@ -1,7 +1,8 @@
 //! A real systemd in a container: boots in seconds, thrown away at the end.
 //!
 //! The root file system is made once by debootstrap and kept in `$CORONER_TEST_CACHE` (default
-//! `/var/tmp/coroner-test-cache`); each machine runs on its own copy, with its own session, network and cgroup tree.
+//! `/var/tmp/coroner-test-cache`); each machine writes to a layer of its own above it, with its own session, network and
+//! cgroup tree. What it wrote survives [`Machine::cut_power`], and ends with the machine.
 
 use std::{
     fs::{self, File},
@@ -35,8 +36,7 @@ pub(crate) struct Machine {
     child: Child,
     /// Its process 1, as this host numbers it.
     leader: i32,
-    log: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// What a command inside said.
@@ -50,29 +50,34 @@ pub(crate) struct Said {
 impl Machine {
     /// Boots a container and waits until its systemd is up.
     pub(crate) fn boot() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let root = rootfs();
         let directory = tempfile::tempdir().unwrap();
-        let log = directory.path().join("console");
-        let name = format!("coroner-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let console = File::create(&log).unwrap();
-        let child = Command::new("setsid")
-            .args(["systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit", "--ephemeral"])
-            .args(["--private-network", "--console=pipe", "--machine", &name, "--directory"])
-            .arg(root)
-            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
-            .stdin(Stdio::null())
-            .stdout(console.try_clone().unwrap())
-            .stderr(console)
-            .spawn()
-            .expect("systemd-nspawn is needed: apt-get install systemd-container");
-        let mut machine = Self { child, leader: 0, log, _directory: directory };
-        machine.wait_for_leader();
-        machine.until("systemd is up", |machine| {
+        for layer in ["written", "work", "root"] {
+            fs::create_dir(directory.path().join(layer)).unwrap();
+        }
+        let mut machine = Self { child: nspawn(directory.path()), leader: 0, directory };
+        machine.wait_until_up();
+        machine
+    }
+
+    /// Ends everything inside between two instructions, and boots again from what is on its disk. Returns as soon as its
+    /// first process runs: see [`Self::wait_until_up`].
+    pub(crate) fn cut_power(&mut self) {
+        kill(Pid::from_raw(self.leader), Signal::SIGKILL).unwrap();
+        self.child.wait().unwrap();
+        self.leader = 0;
+        self.child = nspawn(self.directory.path());
+        self.wait_for_leader();
+    }
+
+    /// Waits until all that is started at boot was started, or has failed.
+    pub(crate) fn wait_until_up(&mut self) {
+        if self.leader == 0 {
+            self.wait_for_leader();
+        }
+        self.until("systemd is up", |machine| {
             let said = machine.run(&["systemctl", "is-system-running"]);
             matches!(said.out.trim(), "running" | "degraded")
         });
-        machine
     }
 
     fn wait_for_leader(&mut self) {
@@ -98,7 +103,7 @@ impl Machine {
     /// What the container wrote to its console.
     pub(crate) fn console(&self) -> String {
         let mut text = Vec::new();
-        let _ = File::open(&self.log).and_then(|mut file| file.read_to_end(&mut text));
+        let _ = File::open(self.directory.path().join("console")).and_then(|mut file| file.read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     }
 
@@ -172,7 +177,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With process 1 dies the whole namespace; nspawn then removes its copy of the file system.
+        // With process 1 dies the whole namespace; the mount of its file system ends with nspawn.
         if self.leader > 0 {
             let _ = kill(Pid::from_raw(self.leader), Signal::SIGKILL);
         } else if let Ok(pid) = i32::try_from(self.child.id()) {
@@ -180,6 +185,29 @@ impl Drop for Machine {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Starts the container on the layers in this directory, in a mount namespace that ends with it.
+fn nspawn(directory: &Path) -> Child {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    const SCRIPT: &str = "mount -t overlay overlay -o \"lowerdir=$1,upperdir=$2/written,workdir=$2/work\" \"$2/root\" && \
+                          cd / && name=$3 && at=$2/root && shift 3 && \
+                          exec systemd-nspawn --directory \"$at\" --machine \"$name\" \"$@\"";
+    let name = format!("coroner-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let console = File::options().create(true).append(true).open(directory.join("console")).unwrap();
+    Command::new("setsid")
+        .args(["unshare", "--mount", "sh", "-c", SCRIPT, "sh"])
+        .args([rootfs().as_path(), directory])
+        .arg(name)
+        .args(["--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--console=pipe"])
+        // What root has on a host, and nspawn withholds.
+        .args(["--capability=CAP_IPC_LOCK", "--system-call-filter=perf_event_open"])
+        .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+        .stdin(Stdio::null())
+        .stdout(console.try_clone().unwrap())
+        .stderr(console)
+        .spawn()
+        .expect("systemd-nspawn is needed: apt-get install systemd-container")
 }
 
 fn is_process_one(pid: i32) -> bool {
