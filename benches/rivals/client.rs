@@ -111,7 +111,8 @@ fn run(place: &Place, log: &Log, is_over: &AtomicBool) {
     let namespace = std::fs::File::open(&place.namespace).unwrap();
     // Of this thread alone: the sockets that it opens belong there.
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-    let mut servers: Vec<Server> = place.addresses.iter().map(|(address, number)| Server::new(*address, *number)).collect();
+    let mut servers: Vec<Server> =
+        place.addresses.iter().map(|(address, number)| Server::new(*address, *number)).collect();
     while !is_over.load(Ordering::Relaxed) {
         for server in &mut servers {
             for number in server.turn(now()) {

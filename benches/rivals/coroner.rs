@@ -63,8 +63,7 @@ fn get(stage: &Stage, path: &str) -> Option<Value> {
 
 /// A verb of the command line.
 fn coroner(stage: &Stage, words: &[&str]) -> String {
-    let output =
-        Command::new(program()).args(words).arg("--socket").arg(stage.path("coroner.sock")).output().unwrap();
+    let output = Command::new(program()).args(words).arg("--socket").arg(stage.path("coroner.sock")).output().unwrap();
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 

@@ -100,7 +100,8 @@ impl Rival for Keepalived {
             for kind in ["pid", "vrrp"] {
                 let _ = std::fs::remove_file(stage.path(&format!("keepalived-{member}.{kind}")));
             }
-            let _ = stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
+            let _ =
+                stage.net.command(member).args(["ip", "addr", "del", &format!("{VIRTUAL}/24"), "dev", "eth0"]).output();
             Self::run(stage, member);
         }
     }

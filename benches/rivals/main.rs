@@ -85,7 +85,7 @@ fn main() {
     // `cargo test --benches` runs each once, and of Coroner only.
     let is_test = !std::env::args().any(|arg| arg == "--bench");
     let runs = if is_test { 1 } else { number_of("CORONER_BENCH_RUNS").unwrap_or(100) };
-    let rival_runs = number_of("CORONER_BENCH_RIVAL_RUNS").unwrap_or(runs.div_ceil(5));
+    let rival_runs = number_of("CORONER_BENCH_RIVAL_RUNS").unwrap_or_else(|| runs.div_ceil(5));
     let rivals: Vec<Box<dyn Rival>> = vec![
         Box::new(coroner::Coroner),
         Box::new(sentinel::Sentinel::new(Duration::from_secs(1))),
@@ -227,7 +227,11 @@ fn one(rival: &dyn Rival, stage: &Stage, fault: Fault, primary: &'static str, ha
     };
     if has_steps {
         sleep(Duration::from_millis(300));
-        println!("outage {}\n{}", ms(first.map(|first| Duration::from_nanos(first.saturating_sub(at)))), rival.story(stage));
+        println!(
+            "outage {}\n{}",
+            ms(first.map(|first| Duration::from_nanos(first.saturating_sub(at)))),
+            rival.story(stage)
+        );
     }
     match fault {
         Fault::Kill | Fault::KillBig => sleep(Duration::from_millis(200)),

@@ -124,8 +124,7 @@ impl Stage {
         if let Some(address) = virtual_address {
             addresses = vec![(format!("{address}:6379").parse().unwrap(), None)];
         }
-        let remote =
-            Place { namespace: net.path("n1"), addresses, is_remote: true, every: Duration::from_millis(1) };
+        let remote = Place { namespace: net.path("n1"), addresses, is_remote: true, every: Duration::from_millis(1) };
         let own = MEMBERS.map(|member| Place {
             namespace: net.path(member),
             addresses: vec![(at(member), Some(number(member)))],
@@ -259,10 +258,7 @@ impl Stage {
 
     /// Everybody reaches everybody again.
     pub(crate) fn mend_network(&self) {
-        self.net.nft(
-            "b",
-            "flush chain bridge lab forward\n",
-        );
+        self.net.nft("b", "flush chain bridge lab forward\n");
     }
 
     // ---- questions --------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ impl Acts {
             deed => {
                 let attempted = format!("{} {}", verb(deed), order.member);
                 let late = || ActError::uncertain(attempted, format!("it was not done within {}", human(within)));
-                match timeout(within, self.at_broker(guarded, &context, deed, within)).await {
+                match timeout(within, self.at_broker(guarded, &context, deed, within * 9 / 10)).await {
                     Ok(Ok(result)) => ended(result),
                     Ok(Err(BrokerActError::Unknown)) => refused(Refusal::Unknown),
                     Ok(Err(BrokerActError::Failed(error))) => ended(StepResult::Failed(error)),

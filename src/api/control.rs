@@ -18,7 +18,8 @@ use super::{
     routes::WholeBody,
 };
 use crate::{
-    model::{ClusterName, Command, status::PrimaryView},
+    arbiter::doctor::examine,
+    model::{ClusterName, Command, doctor::FenceTest, status::PrimaryView},
     store::StoreError,
 };
 
@@ -156,6 +157,45 @@ pub(super) async fn command(
     tracing::info!(%by, ?command, "A command came in.");
     // No deadline: whoever gave up waiting would not know whether it was done.
     Ok(Json(shared.handle.command(by, command).await?))
+}
+
+/// `POST /v1/clusters/{cluster}/fence-test`.
+pub(super) async fn fence_test(
+    State(shared): State<Arc<Shared>>,
+    Operating(identity): Operating,
+    Path(cluster): Path<String>,
+    WholeBody(body): WholeBody,
+) -> Result<impl IntoResponse, ApiError> {
+    let test: FenceTest = if body.is_empty() { Ok(FenceTest::default()) } else { serde_json::from_slice(&body) }
+        .map_err(|error| {
+            let text = format!("the body does not say what to test: {error}; send {{}}, or `member` and `method`");
+            ApiError::malformed(text)
+        })?;
+    tracing::info!(by = %identity.operator(), cluster, ?test, "A rehearsal of fences was asked for.");
+    // Each method has its own deadline.
+    Ok(Json(shared.handle.rehearse(cluster.as_str().into(), test).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DoctorQuery {
+    #[serde(default)]
+    cluster: Option<ClusterName>,
+}
+
+/// `GET /v1/doctor`.
+pub(super) async fn doctor(
+    State(shared): State<Arc<Shared>>,
+    _: Viewer,
+    query: Result<Query<DoctorQuery>, QueryRejection>,
+) -> Result<impl IntoResponse, ApiError> {
+    let Query(DoctorQuery { cluster }) = query.map_err(|error| bad_query(&error, "cluster=NAME"))?;
+    // A cluster that is not in the file is told apart from a decision loop that does not answer.
+    if let Some(cluster) = cluster.as_ref().filter(|cluster| shared.handle.primary(cluster).is_none()) {
+        return Err(ApiError::cluster(cluster.as_str()));
+    }
+    let report = examine(&shared.handle, &shared.metrics, cluster.as_ref()).await;
+    report.map(Json).ok_or_else(ApiError::unanswered)
 }
 
 /// `POST /v1/reload`.

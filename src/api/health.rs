@@ -15,7 +15,7 @@ use super::Shared;
 use crate::{
     model::{Mode, status::Status},
     sys::clock::Stopwatch,
-    telemetry::events,
+    telemetry::{agents, events},
 };
 
 /// A state that is not older than this is good enough for a health check.
@@ -107,9 +107,13 @@ async fn scrape(shared: &Shared) -> String {
     let signals = timeout(limit, signals).await;
     let store = shared.handle.store();
     let incidents = timeout(limit, store.incidents(None, INCIDENTS)).await;
+    let mesh = timeout(limit, shared.handle.mesh()).await.ok().flatten();
+    let (config, rehearsals) = (shared.handle.config(), shared.handle.rehearsals());
     shared.metrics.scrape(|metrics| {
         metrics.refreshed.set(signals.is_ok().into());
         events::refresh(metrics, &status, signals.as_deref().unwrap_or_default());
+        agents::refresh_fences(metrics, &config.policy, &rehearsals);
+        agents::refresh_mesh(metrics, &config.policy, &status, mesh.as_ref());
         if let Ok(Ok(incidents)) = &incidents {
             events::refresh_incidents(metrics, &status, incidents);
         }

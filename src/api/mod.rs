@@ -9,9 +9,10 @@
 //! | `GET /v1/clusters/{c}/primary?epoch=&wait=` | any | whom to follow; waits for a newer epoch |
 //! | `GET /v1/epoch` | any | epoch and primary of every cluster |
 //! | `GET /v1/status`, `/v1/clusters/{c}/why`, `/why-not`, `/signals` | view | the state |
+//! | `GET /v1/doctor?cluster=` | view | an examination of the whole deployment |
 //! | `GET /v1/incidents?cluster=&limit=`, `/v1/incidents/{id}?format=` | view | the incidents |
 //! | `GET /v1/events?cluster=` | view | notices as server-sent events |
-//! | `POST /v1/command`, `/v1/reload` | operate | control |
+//! | `POST /v1/command`, `/v1/reload`, `/v1/clusters/{c}/fence-test` | operate | control |
 //! | `GET /livez`, `/readyz`, `/metrics` | none | health |
 //!
 //! Everything else is a JSON error. `/metrics` and the health routes are open, since scrapers and load balancers rarely

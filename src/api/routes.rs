@@ -31,6 +31,8 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .route("/v1/clusters/{cluster}/why", get(control::why))
         .route("/v1/clusters/{cluster}/why-not", get(control::why_not))
         .route("/v1/clusters/{cluster}/signals", get(control::signals))
+        .route("/v1/clusters/{cluster}/fence-test", post(control::fence_test))
+        .route("/v1/doctor", get(control::doctor))
         .route("/v1/events", get(watch::events))
         .route("/v1/epoch", get(control::epoch))
         .route("/v1/status", get(control::status))

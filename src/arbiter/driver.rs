@@ -28,14 +28,20 @@ use super::{
     journal::Journal,
     mesh::{Link, Standing},
     outbox::Outbox,
+    rehearsal::is_meant,
     reports,
 };
 use crate::{
     config::Config,
     engine::Engine,
     model::{
-        ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId, Notice,
-        Observation, Observer, Operator, Record, Time, effect::Run, incident::Acknowledgement, record::OpenIncident,
+        ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
+        MemberName, Notice, Observation, Observer, Operator, Record, Time,
+        command::CommandErrorCode,
+        doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
+        effect::Run,
+        incident::Acknowledgement,
+        record::OpenIncident,
         status::PrimaryView,
     },
     store::{Store, StoreError, VerdictLine},
@@ -211,8 +217,38 @@ impl Driver {
                 Query::WhyNot(cluster, reply) => drop(reply.send(self.engine.why_not(now, &cluster))),
                 Query::Signals(cluster, reply) => drop(reply.send(self.engine.signals(now, &cluster))),
             },
+            Input::Rehearse { cluster, test, reply } => self.rehearse(&cluster, test, reply),
             Input::Reload(reply) => drop(reply.send(self.load())),
         }
+    }
+
+    /// Rehearses fences now, beside whatever else is done.
+    fn rehearse(
+        &self,
+        cluster: &ClusterName,
+        test: FenceTest,
+        reply: oneshot::Sender<Result<FenceTestReport, CommandError>>,
+    ) {
+        let policy = self.engine.policy();
+        let found = policy.clusters.get(cluster).cloned().zip(self.hands.get(cluster).cloned());
+        let Some((policy, hands)) = found else {
+            let text = format!("there is no cluster {cluster}; `coroner status` lists them");
+            return drop(reply.send(Err(CommandError::new(CommandErrorCode::NotFound, text))));
+        };
+        if let Some(why) = nothing_to_rehearse(&policy, &test) {
+            return drop(reply.send(Err(CommandError::new(CommandErrorCode::NotFound, why))));
+        }
+        let (to_inner, rehearsals) = (self.to_inner.clone(), self.handle.rehearsals.clone());
+        tokio::spawn(async move {
+            let done = hands.rehearse(&policy, &test, FENCE_CHECK_WITHIN).await;
+            let now = clock::now();
+            for rehearsed in &done {
+                rehearsals.note(now, &policy, rehearsed);
+                drop(to_inner.send(Inner::Event(rehearsed.clone().event(policy.name.clone()))));
+            }
+            // Whoever asked may be gone; what was found is kept all the same.
+            drop(reply.send(Ok(report_of_test(&policy, &test, rehearsals.view(now, &policy)))));
+        });
     }
 
     fn command(
@@ -449,15 +485,55 @@ pub(super) async fn write_records(
     }
 }
 
+fn is_wanted(test: &FenceTest, member: &MemberName, method: &str) -> bool {
+    test.member.as_ref().is_none_or(|only| only == member)
+        && test.method.as_deref().is_none_or(|only| is_meant(method, only))
+}
+
+/// Why nothing would be rehearsed.
+fn nothing_to_rehearse(policy: &ClusterPolicy, test: &FenceTest) -> Option<String> {
+    if let Some(member) = test.member.as_ref().filter(|member| policy.member(member).is_none()) {
+        let members: Vec<&str> = policy.members.iter().map(|member| member.name.as_str()).collect();
+        return Some(format!("{} has no member {member}: its members are {}", policy.name, members.join(", ")));
+    }
+    let methods = || policy.failover.fence.iter().flatten();
+    let is_any = methods()
+        .any(|spec| policy.members.iter().any(|m| spec.applies_to(&m.name) && is_wanted(test, &m.name, &spec.label)));
+    if is_any || (methods().next().is_none() && test.method.is_none()) {
+        return None;
+    }
+    let labels: Vec<&str> = methods().map(|spec| spec.label.as_str()).collect();
+    Some(format!(
+        "no such fence there: the file has {}",
+        if labels.is_empty() { "none".into() } else { labels.join(", ") }
+    ))
+}
+
+fn report_of_test(policy: &ClusterPolicy, test: &FenceTest, mut rehearsals: Vec<Rehearsal>) -> FenceTestReport {
+    let needed = policy.failover.proof_needed;
+    // What was not asked for now counts by its newest rehearsal.
+    let members = policy.members.iter().map(|member| &member.name);
+    let members = members.filter(|name| test.member.as_ref().is_none_or(|only| only == *name));
+    let members = members.map(|name| FenceReach::of(name, &rehearsals, needed, policy.has_broker)).collect();
+    rehearsals.retain(|rehearsal| is_wanted(test, &rehearsal.member, &rehearsal.method));
+    FenceTestReport {
+        cluster: policy.name.clone(),
+        proof_needed: needed,
+        has_lease: policy.failover.lease.is_some(),
+        rehearsals,
+        members,
+    }
+}
+
 /// Exercises all fence paths without harm, again and again.
 pub(super) async fn check_fences(handle: Handle, hands: AllHands, to_inner: mpsc::UnboundedSender<Inner>) {
     loop {
         let config = handle.config();
         for (cluster, policy) in &config.policy.clusters {
             let Some(hands) = hands.get(cluster) else { continue };
-            for (member, level, method, health) in hands.check_fences(policy, FENCE_CHECK_WITHIN).await {
-                let event = Event::FenceChecked { cluster: cluster.clone(), member, level, method, health };
-                if to_inner.send(Inner::Event(event)).is_err() {
+            for rehearsed in hands.rehearse(policy, &FenceTest::default(), FENCE_CHECK_WITHIN).await {
+                handle.rehearsals.note(clock::now(), policy, &rehearsed);
+                if to_inner.send(Inner::Event(rehearsed.event(cluster.clone()))).is_err() {
                     return;
                 }
             }

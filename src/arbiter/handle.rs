@@ -1,19 +1,22 @@
 //! What the API and the signal sources hold of the running arbiter.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::{mesh::Link, rehearsal::Rehearsals};
 use crate::{
     config::Config,
     model::{
         ClusterName, Command, CommandError, CommandReply, MemberName, Notice, Observer, Operator, Outcome, SignalName,
         Time, WallAnchor,
         command::CommandErrorCode,
+        doctor::{FenceTest, FenceTestReport, MeshView, Rehearsal},
         status::{PrimaryView, SignalStatus, Status, Why, WhyNot},
     },
     store::Store,
+    sys::clock,
 };
 
 /// What reaches the driver's one queue.
@@ -32,6 +35,15 @@ pub enum Input {
     },
     /// A view of the state is wanted.
     Query(Query),
+    /// Rehearse fences now.
+    Rehearse {
+        /// Of which cluster.
+        cluster: ClusterName,
+        /// Which.
+        test: FenceTest,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<FenceTestReport, CommandError>>,
+    },
     /// Load the file again.
     Reload(oneshot::Sender<Result<String, String>>),
 }
@@ -83,6 +95,12 @@ pub struct Handle {
     pub(crate) primaries: Arc<ArcSwap<BTreeMap<ClusterName, watch::Receiver<PrimaryView>>>>,
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) store: Arc<dyn Store>,
+    /// What the rehearsals of the fences showed.
+    pub(crate) rehearsals: Rehearsals,
+    /// The arbiter's end of the mesh, if the file has one.
+    pub(crate) link: Option<Arc<Link>>,
+    /// The file, as it lies on the disk.
+    pub(crate) file: Option<Arc<Path>>,
 }
 
 /// The driver's queue is full; the observation was dropped and should be counted.
@@ -100,7 +118,29 @@ impl Handle {
         config: Arc<ArcSwap<Config>>,
         store: Arc<dyn Store>,
     ) -> Self {
-        Self { inputs, notices, primaries, config, store }
+        Self { inputs, notices, primaries, config, store, rehearsals: Rehearsals::default(), link: None, file: None }
+    }
+
+    /// Rehearses fences of one cluster now.
+    ///
+    /// # Errors
+    /// There is no such cluster, member or method.
+    pub async fn rehearse(&self, cluster: ClusterName, test: FenceTest) -> Result<FenceTestReport, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || CommandError::new(CommandErrorCode::WrongState, "the arbiter is stopping");
+        self.inputs.send(Input::Rehearse { cluster, test, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// The newest rehearsals of all clusters.
+    #[must_use]
+    pub fn rehearsals(&self) -> Vec<Rehearsal> {
+        self.rehearsals.views(clock::now(), &self.config().policy)
+    }
+
+    /// The mesh, as the arbiter knows it. `None`: the file has none.
+    pub async fn mesh(&self) -> Option<MeshView> {
+        self.link.as_ref()?.view(&self.config()).await
     }
 
     /// Hands in an observation without waiting. Memory stays bounded: a full queue drops it.

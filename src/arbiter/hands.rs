@@ -10,16 +10,21 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use super::mesh::Link;
+use super::{
+    mesh::Link,
+    rehearsal::{Rehearsed, is_meant},
+};
 use crate::{
     broker::{Ask, Broker},
     config::{ClusterConfig, Config},
     fence::{Fence, ReadOnlyFlag, agent::Agents},
     model::{
         ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, effect::Run, policy::MethodPolicy,
+        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest, effect::Run,
+        policy::MethodPolicy,
     },
     redirect::Redirect,
+    sys::clock::Stopwatch,
 };
 
 /// What one cluster's acts are carried out with.
@@ -161,7 +166,12 @@ impl Hands {
                 Ok(deed) => deed,
                 Err(error) => return StepResult::Failed(error),
             };
+            let end = match (&run.action, &deed) {
+                (Action::CatchUp { exact_from: Some(_), .. }, Deed::CatchUp { upto }) => *upto,
+                _ => None,
+            };
             return match link.order(order, deed, deadline).await {
+                Ok(StepResult::Done(done)) if end.is_some() => reached(done, end),
                 Ok(result) => result,
                 Err(error) if matches!(run.action, Action::MakeReadOnly) => {
                     StepResult::Fenced(FenceReport::unknown(error.to_string()))
@@ -230,7 +240,10 @@ impl Hands {
             Action::MakeWritable => outcome(broker.make_writable(order, deadline).await),
             Action::Promote => outcome(broker.promote(order, deadline).await),
             Action::CatchUp { upto, exact_from } => {
-                outcome(self.catch_up(broker, order, *upto, exact_from.as_ref(), deadline).await)
+                match self.catch_up(broker, order, *upto, exact_from.as_ref(), deadline).await {
+                    Ok((done, end)) => reached(done, end),
+                    Err(error) => StepResult::Failed(error),
+                }
             }
             Action::Repoint { primary } => match self.members.get(primary) {
                 Some(primary) => outcome(broker.follow(order, primary, None, deadline).await),
@@ -257,16 +270,12 @@ impl Hands {
         upto: Option<u64>,
         exact_from: Option<&MemberName>,
         deadline: Duration,
-    ) -> Result<Done, ActError> {
-        let attempted = format!("let {} catch up", order.target.member);
-        let Some(exact_from) = exact_from else { return broker.catch_up(order, upto, deadline).await };
-        let nothing = |why: String| ActError::nothing_done(attempted.clone(), why);
+    ) -> Result<(Done, Option<u64>), ActError> {
+        let Some(exact_from) = exact_from else {
+            return Ok((broker.catch_up(order, upto, deadline).await?, None));
+        };
         let end = self.end_of(exact_from, order, deadline / 4).await?;
-        let done = broker.catch_up(order, Some(end), deadline * 3 / 4).await?;
-        match done.position {
-            Some(position) if position >= end => Ok(done),
-            reached => Err(nothing(format!("it reached {reached:?}, and {exact_from} ends at {end}"))),
-        }
+        Ok((broker.catch_up(order, Some(end), deadline * 3 / 4).await?, Some(end)))
     }
 
     /// The method at its place. An incident that began under another file may mean another method by the same
@@ -284,27 +293,37 @@ impl Hands {
         }
     }
 
-    /// Exercises every fence path without harm, for every member that could need it.
-    pub async fn check_fences(
+    /// Exercises fence paths without harm: every method at every member that it is for, or the ones asked for. Members
+    /// side by side, so that one that does not answer keeps no other waiting.
+    pub async fn rehearse(&self, policy: &ClusterPolicy, only: &FenceTest, deadline: Duration) -> Vec<Rehearsed> {
+        let members = self.members.iter().filter(|(name, _)| only.member.as_ref().is_none_or(|member| member == *name));
+        let all =
+            members.map(|(name, target)| self.rehearse_at(policy, name, target, only.method.as_deref(), deadline));
+        futures::future::join_all(all).await.into_iter().flatten().collect()
+    }
+
+    async fn rehearse_at(
         &self,
         policy: &ClusterPolicy,
+        name: &MemberName,
+        target: &Target,
+        only: Option<&str>,
         deadline: Duration,
-    ) -> Vec<(MemberName, usize, usize, FenceHealth)> {
+    ) -> Vec<Rehearsed> {
         let mut found = Vec::new();
         for (level, methods) in self.fences.iter().enumerate() {
             for (method, fence) in methods.iter().enumerate() {
-                for (name, target) in &self.members {
-                    let spec = policy.failover.fence.get(level).and_then(|l| l.get(method));
-                    if spec.is_some_and(|s| !s.applies_to(name)) {
-                        continue;
-                    }
-                    let health =
-                        match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
-                            Ok(health) => health,
-                            Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
-                        };
-                    found.push((name.clone(), level, method, health));
+                let spec = policy.failover.fence.get(level).and_then(|l| l.get(method));
+                let Some(spec) = spec.filter(|spec| spec.applies_to(name)) else { continue };
+                if only.is_some_and(|only| !is_meant(&spec.label, only)) {
+                    continue;
                 }
+                let watch = Stopwatch::start();
+                let health = match timeout(deadline + Duration::from_millis(500), fence.check(target, deadline)).await {
+                    Ok(health) => health,
+                    Err(_) => FenceHealth { usable: None, detail: "the check did not end".into() },
+                };
+                found.push(Rehearsed { member: name.clone(), level, method, health, took: watch.elapsed() });
             }
         }
         found
@@ -315,6 +334,16 @@ fn outcome(result: Result<Done, ActError>) -> StepResult {
     match result {
         Ok(done) => StepResult::Done(done),
         Err(error) => StepResult::Failed(error),
+    }
+}
+
+/// Whether a standby came as far as it had to.
+fn reached(done: Done, end: Option<u64>) -> StepResult {
+    match end {
+        Some(end) if done.position.is_none_or(|position| position < end) => {
+            StepResult::FellShort { reached: done.position, end }
+        }
+        _ => StepResult::Done(done),
     }
 }
 

@@ -4,12 +4,14 @@
 //! judge, act. Everything that happens reaches the driver's one queue through [`handle::Handle`].
 
 mod crash;
+pub mod doctor;
 mod driver;
 pub mod handle;
 pub mod hands;
 mod journal;
 pub mod mesh;
 pub mod outbox;
+pub mod rehearsal;
 mod reports;
 pub mod signals;
 
@@ -32,6 +34,7 @@ use self::{
     hands::AllHands,
     journal::Journal,
     outbox::Outbox,
+    rehearsal::Rehearsals,
     signals::canary::Receipts,
 };
 use crate::{
@@ -116,6 +119,9 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         primaries: Arc::new(ArcSwap::from_pointee(BTreeMap::new())),
         config: Arc::clone(&config),
         store: Arc::clone(&store),
+        rehearsals: Rehearsals::default(),
+        link: link.clone(),
+        file: Some(path.into()),
     };
 
     let mut party = None;

@@ -22,9 +22,10 @@ mod completions;
 mod confirm;
 mod continue_;
 pub mod demo;
+pub mod doctor;
 mod epoch;
 mod failover;
-mod fence;
+pub mod fence;
 mod follow;
 mod gate;
 mod incidents;
@@ -102,7 +103,7 @@ enum Verb {
     Switchover(switchover::Args),
     /// Bring a quarantined member back as a standby.
     Rejoin(rejoin::Args),
-    /// What a person says about fences.
+    /// Rehearse fences now, or say that one was checked by eye.
     Fence(fence::Args),
     /// Let a held incident try again from where it stands.
     Continue(continue_::Args),
@@ -118,6 +119,8 @@ enum Verb {
     Reload(reload::Args),
     /// Print the epoch and the primary of a cluster.
     Epoch(epoch::Args),
+    /// Examine the whole deployment, each finding with its remedy, and how long a failover takes.
+    Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
     /// A node of the demo.
@@ -306,6 +309,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => resume::run(context, &args).await,
         Verb::Reload(args) => reload::run(context, &args).await,
         Verb::Epoch(args) => epoch::run(context, &args).await,
+        Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,

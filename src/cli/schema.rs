@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure},
     json, print,
 };
-use crate::model::{Command, Incident, Notice, Report, status};
+use crate::model::{Command, Incident, Notice, Report, doctor, status};
 
 /// Print a JSON Schema.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,10 @@ enum Of {
     Report,
     /// An event of the event stream.
     Event,
+    /// `doctor -o json`.
+    Doctor,
+    /// `fence test -o json`.
+    FenceTest,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -51,6 +55,8 @@ fn schema(of: Of) -> serde_json::Value {
         Of::Command => schema_for!(Command),
         Of::Report => schema_for!(Report),
         Of::Event => schema_for!(Notice),
+        Of::Doctor => schema_for!(doctor::DoctorReport),
+        Of::FenceTest => schema_for!(doctor::FenceTestReport),
     };
     schema.into()
 }

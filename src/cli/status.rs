@@ -11,8 +11,9 @@ use super::{
 };
 use crate::model::{
     Verdict,
+    agent::{GateState, LeaseState},
     incident::IncidentState,
-    status::{ClusterStatus, IncidentBrief, Status},
+    status::{AgentStatus, ClusterStatus, IncidentBrief, Status},
     time::human,
 };
 
@@ -85,7 +86,13 @@ fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
     if let Some(incident) = &cluster.incident {
         let _ = writeln!(out, "  {}", incident_line(incident, paint));
     }
-    let mut members = Table::new(paint, 2, &["MEMBER", "ROLE", "CLAIMS", "POSITION>", "SEEN>", "ADDRESS", "NOTE"]);
+    let has_agents = cluster.members.iter().any(|member| member.agent.is_some());
+    let mut headings = vec!["MEMBER", "ROLE", "CLAIMS", "POSITION>", "SEEN>", "ADDRESS"];
+    if has_agents {
+        headings.extend(["AGENT>", "LEASE", "GATE"]);
+    }
+    headings.push("NOTE");
+    let mut members = Table::new(paint, 2, &headings);
     for member in &cluster.members {
         let note = if member.quarantined {
             "quarantined"
@@ -94,17 +101,29 @@ fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
         } else {
             ""
         };
-        members.row([
-            member.member.as_str(),
-            &member.role.to_string(),
-            &dash(member.claims),
-            &dash(member.position),
-            &dash(member.seen.map(human)),
-            &member.address,
-            note,
-        ]);
+        let mut row = vec![
+            member.member.to_string(),
+            member.role.to_string(),
+            dash(member.claims),
+            dash(member.position),
+            dash(member.seen.map(human)),
+            member.address.clone(),
+        ];
+        if has_agents {
+            row.extend(agent_cells(member.agent.as_ref()));
+        }
+        let note = match &member.agent {
+            Some(agent) => [note.to_owned(), agent_note(agent)]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join(", "),
+            None => note.to_owned(),
+        };
+        row.push(note.clone());
+        members.row(row);
         if !note.is_empty() {
-            members.paint_last(6, Paint::warn);
+            members.paint_last(headings.len() - 1, Paint::warn);
         }
     }
     out.push_str(&members.to_text());
@@ -126,6 +145,41 @@ fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
         }
     }
     out.push_str(&nodes.to_text());
+}
+
+/// When the agent was heard, its lease, its gate.
+fn agent_cells(agent: Option<&AgentStatus>) -> [String; 3] {
+    let Some(agent) = agent else { return ["-".into(), "-".into(), "-".into()] };
+    if agent.seen.is_none() {
+        return ["never".into(), "-".into(), "-".into()];
+    }
+    let lease = match agent.lease {
+        LeaseState::None => "-".into(),
+        LeaseState::Held { left } => format!("{} left", human(left)),
+        LeaseState::Wanted => "wanted".into(),
+        LeaseState::GivenUp => "given up".into(),
+    };
+    let gate = match agent.gate {
+        GateState::None => "-",
+        GateState::Unproven => "unproven",
+        GateState::Open => "open",
+        GateState::Closed => "closed",
+    };
+    [dash(agent.seen.map(human)), lease, gate.into()]
+}
+
+/// What stands out: a silent agent, and what it sees.
+fn agent_note(agent: &AgentStatus) -> String {
+    if !agent.is_heard {
+        return "its agent is silent".into();
+    }
+    let firing: Vec<String> = agent
+        .evidence
+        .iter()
+        .filter(|(_, is_so)| *is_so)
+        .map(|(watch, _)| if watch.is_about_running() { format!("{watch} gone") } else { watch.to_string() })
+        .collect();
+    firing.join(", ")
 }
 
 /// An incident in one line.
@@ -289,6 +343,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{
         Epoch, Mode, Role,
+        agent::Watch,
         explain::{Guard, GuardState},
         record::SagaKind,
         status::{MemberStatus, NodeStatus},
@@ -303,6 +358,7 @@ pub(super) mod tests {
             quarantined: false,
             position: Some(1_234),
             seen: Some(Duration::from_millis(80)),
+            agent: None,
         };
         let node = |name: &str, received| NodeStatus {
             node: name.into(),
@@ -367,6 +423,31 @@ pub(super) mod tests {
              \x20 NODE    FOLLOWS   EPOCH  RECEIVED  LAST ARRIVAL   SEEN\n\
              \x20 node-1  broker-a      4       991          20ms  150ms\n\
              \x20 node-2  broker-a      4        12          20ms  150ms\n"
+        );
+    }
+
+    #[test]
+    fn members_with_agents_show_lease_and_gate() {
+        let mut status = sample();
+        status.clusters[0].nodes.clear();
+        status.clusters[0].members[0].agent = Some(AgentStatus {
+            seen: Some(Duration::from_millis(12)),
+            is_heard: true,
+            lease: LeaseState::Held { left: Duration::from_millis(160) },
+            gate: GateState::Open,
+            evidence: vec![(Watch::Process, false), (Watch::Disk, true), (Watch::Listener, true)],
+            ..AgentStatus::default()
+        });
+        status.clusters[0].members[1].agent = Some(AgentStatus::default());
+        let text = render(&status, Paint::OFF);
+        let rows: Vec<&str> = text.lines().skip(3).collect();
+        assert_eq!(
+            rows,
+            [
+                "  MEMBER    ROLE     CLAIMS   POSITION  SEEN  ADDRESS         AGENT  LEASE       GATE  NOTE",
+                "  broker-a  primary  primary      1234  80ms  10.0.0.11:6379   12ms  160ms left  open  disk, listener gone",
+                "  broker-b  standby  standby      1234  80ms  10.0.0.12:6379  never  -           -     its agent is silent",
+            ]
         );
     }
 

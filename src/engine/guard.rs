@@ -221,7 +221,9 @@ impl Cluster {
                 let why_not = health.and_then(|(at, health)| match health.usable {
                     Some(false) => Some(health.detail.clone()),
                     // One that was never exercised may work; one that was, and is not any more, has no one who looks.
-                    _ if now.since(*at) > old => Some(format!("last exercised {} ago", human(now.since(*at)))),
+                    _ if now.since(*at) > old => {
+                        Some(format!("last exercised {} ago, and counted on for {}", human(now.since(*at)), human(old)))
+                    }
                     _ => None,
                 });
                 if let Some(why_not) = why_not {

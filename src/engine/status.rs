@@ -1,12 +1,14 @@
 //! Views of the engine for people: status, why, why-not.
 
-use super::{cluster::Cluster, condition, own::Own};
+use super::{cluster::Cluster, condition, own::Own, view::AGENT_HEARD_WITHIN};
 use crate::model::{
-    Explanation, Expr, Fact, Outcome, Role, Time, Truth,
+    Explanation, Expr, Fact, MemberName, Outcome, Role, Time, Truth,
     explain::{Guard, RuleExplanation},
     policy::{Mode, Subjects},
     rule::{ExprKind, Reaction},
-    status::{ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, SignalStatus, Why, WhyNot},
+    status::{
+        AgentStatus, ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, SignalStatus, Why, WhyNot,
+    },
 };
 
 impl Cluster {
@@ -25,6 +27,7 @@ impl Cluster {
                 quarantined: self.state.quarantined.contains_key(&member.name),
                 position: self.view.position(&member.name).map(|(_, p)| p),
                 seen: self.view.member_seen(&member.name).map(|at| now.since(at)),
+                agent: member.has_agent.then(|| self.agent_status(&member.name, now)),
             }
         });
         let nodes = self.policy.nodes.iter().map(|node| {
@@ -53,6 +56,24 @@ impl Cluster {
             members: members.collect(),
             nodes: nodes.collect(),
             incident: self.incident().map(IncidentBrief::from),
+        }
+    }
+
+    fn agent_status(&self, member: &MemberName, now: Time) -> AgentStatus {
+        let seen = self.view.agent_seen(member).map(|at| now.since(at));
+        let is_heard = seen.is_some_and(|age| age <= AGENT_HEARD_WITHIN);
+        let Some((_, report)) = self.view.agent(member) else {
+            return AgentStatus { seen, is_heard, ..AgentStatus::default() };
+        };
+        AgentStatus {
+            seen,
+            is_heard,
+            lease: report.lease,
+            renewals: report.renewals.clone(),
+            gate: report.gate,
+            epoch: report.epoch,
+            appointed: report.appointed,
+            evidence: report.evidence.iter().map(|evidence| (evidence.watch, evidence.is_so)).collect(),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::model::{
 };
 
 /// A member whose agent told nothing for this long is not counted as heard by that path.
-const AGENT_HEARD_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const AGENT_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// All streams of one cluster.
 #[derive(Clone, Debug)]

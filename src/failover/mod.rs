@@ -24,7 +24,7 @@ mod plan;
 mod saga;
 mod state;
 
-pub use plan::World;
+pub use plan::{World, deadline_of};
 pub(crate) use saga::frozen;
 pub use saga::{Opening, Saga, Steps};
 pub use state::SagaState;

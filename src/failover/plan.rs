@@ -86,7 +86,8 @@ const REPOINT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long each act may take, once. A method that the policy no longer has is asked about all the same: it answers at
 /// once.
-pub(super) fn deadline_of(action: &Action, policy: &ClusterPolicy) -> Duration {
+#[must_use]
+pub fn deadline_of(action: &Action, policy: &ClusterPolicy) -> Duration {
     let failover = &policy.failover;
     let fence = |level: usize, method: usize| failover.fence.get(level).and_then(|m| m.get(method));
     match action {
@@ -462,14 +463,33 @@ impl SagaState {
     /// Why a switchover that a rule asked for goes on as a failover: its primary cannot be had to step down.
     fn why_fail_over(&self, policy: &ClusterPolicy, world: &World) -> Option<String> {
         let is_old = |a: &Action| matches!(a, Action::MakeReadOnly | Action::MakeWritable | Action::CatchUp { .. });
-        if !world.may_fail_over || self.abort_requested.is_some() || self.is_running(is_old) {
+        if !world.may_fail_over || self.abort_requested.is_some() {
             return None;
+        }
+        if self.is_running(is_old) {
+            // An order to step down that nobody is there to hear is not waited for. One that gets through later does no
+            // harm; giving it back its writes would.
+            let is_giving_back = self.is_running(|a| matches!(a, Action::MakeWritable));
+            let is_lost = !world.is_primary_heard && !is_giving_back;
+            return is_lost.then(|| format!("{} is heard no more while it should step down", self.old_primary));
         }
         let read_only = self.newest(|a| matches!(a, Action::MakeReadOnly), &self.old_primary);
         if let Some(act) = read_only
             && matches!(&act.result, Some(StepResult::Fenced(report)) if report.verdict == FenceVerdict::Unknown)
         {
             return Some(format!("whether {} refuses writes is not known ({})", self.old_primary, failure(act)));
+        }
+        // Cut off from its standby as well: it steps down with what `max_loss` allows, and the rest is kept on its disk.
+        let catch_up = self.newest(|a| matches!(a, Action::CatchUp { .. }), &self.candidate);
+        if let Some(StepResult::FellShort { reached, end }) = catch_up.and_then(|act| act.result.as_ref()) {
+            let lacks = reached.map(|reached| end.saturating_sub(reached));
+            if policy.failover.max_loss.is_none_or(|max| lacks.is_some_and(|lacks| lacks <= max)) {
+                let what = lacks.map_or_else(|| "it does not know how much".into(), |lacks| lacks.to_string());
+                return Some(format!(
+                    "{} cannot reach the end of {}: it lacks {what}",
+                    self.candidate, self.old_primary
+                ));
+            }
         }
         let given_back = self.newest(|a| matches!(a, Action::MakeWritable), &self.old_primary);
         if let Some(act) = given_back.filter(|act| !act.succeeded()) {
@@ -666,6 +686,7 @@ fn failure(act: &Act) -> String {
         Some(StepResult::Fenced(report)) => report.detail.clone(),
         Some(StepResult::WriteTried(attempt)) => attempt.detail.clone(),
         Some(StepResult::Done(done)) => done.detail.clone(),
+        Some(StepResult::FellShort { reached, end }) => super::saga::fell_short(*reached, *end),
         Some(StepResult::Outbid { sealed }) => format!("epoch {sealed} is sealed already"),
         Some(StepResult::Told { failed, .. }) => {
             failed.iter().map(|(node, why)| format!("{node}: {why}")).collect::<Vec<_>>().join(", ")

@@ -551,8 +551,8 @@ impl Saga {
                 self.incident.state_reason = Some(reason.clone());
                 match self.state.kind {
                     SagaKind::Rejoin => format!("given up: {reason}; {} stays quarantined", self.state.old_primary),
-                    _ if self.state.may_have_sealed() => format!(
-                        "given up: {reason}; {} stays primary, in a new epoch, since its former one may be sealed",
+                    _ if self.policy.failover.lease.is_some() && self.state.has_told_its_epoch() => format!(
+                        "given up: {reason}; {} stays primary, in a new epoch, since its former one may be refused",
                         self.state.old_primary
                     ),
                     _ => format!("given up: {reason}; {} stays primary", self.state.old_primary),
@@ -624,8 +624,16 @@ fn outcome(result: &StepResult) -> String {
         StepResult::Told { failed, .. } if !failed.is_empty() => "failed in part".into(),
         StepResult::Done(_) | StepResult::Told { .. } => "done".into(),
         StepResult::Outbid { .. } => "refused".into(),
+        StepResult::FellShort { .. } => "fell short".into(),
         StepResult::Failed(error) if error.may_have_happened => "unknown".into(),
         StepResult::Failed(_) => "failed".into(),
+    }
+}
+
+pub(super) fn fell_short(reached: Option<u64>, end: u64) -> String {
+    match reached {
+        Some(reached) => format!("it reached {reached}, and the primary ends at {end}"),
+        None => format!("it does not know its position, and the primary ends at {end}"),
     }
 }
 
@@ -635,6 +643,7 @@ fn words(result: &StepResult) -> String {
         StepResult::WriteTried(attempt) => attempt.detail.clone(),
         StepResult::Done(done) => done.detail.clone(),
         StepResult::Failed(error) => error.to_string(),
+        StepResult::FellShort { reached, end } => fell_short(*reached, *end),
         StepResult::Outbid { sealed } => format!("a voter has sealed epoch {sealed}, which is larger"),
         StepResult::Told { acknowledged, failed } => {
             let mut parts = Vec::new();

@@ -73,7 +73,7 @@ impl Act {
     #[must_use]
     pub fn succeeded(&self) -> bool {
         match &self.result {
-            None | Some(StepResult::Failed(_) | StepResult::Outbid { .. }) => false,
+            None | Some(StepResult::Failed(_) | StepResult::Outbid { .. } | StepResult::FellShort { .. }) => false,
             Some(StepResult::Fenced(report)) => report.verdict == FenceVerdict::Confirmed,
             Some(StepResult::WriteTried(attempt)) => !attempt.is_accepted(),
             Some(StepResult::Told { failed, .. }) => failed.is_empty(),
@@ -140,6 +140,10 @@ impl SagaState {
                 self.acts.insert(*act, begun);
             }
             LogEntry::Ended { act, result, took } => {
+                if let StepResult::FellShort { end, .. } = result {
+                    // Drained, so this is its last word.
+                    self.last_position = Some(*end);
+                }
                 if let Some(act) = self.acts.get_mut(act) {
                     self.ticks += 1;
                     act.ended_at = Some(self.ticks);
@@ -254,10 +258,11 @@ impl SagaState {
         self.lease_acts().any(Act::succeeded)
     }
 
-    /// Whether voters were asked to seal: the old primary may be unable to renew its lease in its own epoch.
+    /// Whether anybody may have heard of the saga's epoch: voters that were asked to seal it, agents that were given an
+    /// order in its name. Each refuses an older one from then on, the old primary's own agent among them.
     #[must_use]
-    pub fn may_have_sealed(&self) -> bool {
-        self.acts.values().any(|act| matches!(act.action, Action::Seal | Action::AwaitLease))
+    pub fn has_told_its_epoch(&self) -> bool {
+        !self.acts.is_empty()
     }
 
     /// The epoch that a voter had sealed, larger than the saga's, while no majority sealed the saga's.

@@ -110,7 +110,9 @@ impl Voter {
             return Err(No::Sealed);
         }
         if epoch > self.memory.sealed {
-            let is_same = self.memory.holder.as_ref() == Some(member);
+            // Whom this voter granted the epoch before goes on in a larger one: nobody else can have had a lease since. That it
+            // merely claimed that epoch says nothing.
+            let is_same = self.memory.holder.as_ref() == Some(member) && self.current_until.is_some();
             let is_unproven = self.memory.is_unproven || !is_same;
             self.raise(epoch, Some(member.clone()));
             self.memory.is_unproven = is_unproven;

@@ -129,6 +129,9 @@ pub struct Beat {
     pub challenge: u64,
     /// The parties whose answers to `Ping` reached this one directly of late.
     pub reaches: Vec<PartyName>,
+    /// The parties that it hears directly, and that do not answer it directly: links that carry one way only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub one_way: Vec<PartyName>,
     /// The members it guards.
     pub members: Vec<(ClusterName, MemberName, MemberReport)>,
     /// The nodes it observes for.

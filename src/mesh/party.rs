@@ -28,6 +28,7 @@ use super::{
     message::{Beat, Body, DeedOrder, Life},
     route::{Datagram, Incoming, Route},
 };
+pub use crate::model::agent::RenewalHealth;
 use crate::model::{
     ClusterName, Epoch, MemberName, NodeName, PartyName, Time,
     agent::{DeedResult, LeaseState, OrderId},
@@ -499,15 +500,16 @@ pub struct LinkHealth {
     pub any_age_ms: Option<f64>,
     /// The newest round trip of a direct ping.
     pub round_trip_ms: Option<f64>,
-}
-
-/// How the renewals go.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RenewalHealth {
-    /// Rounds of requests.
-    pub rounds: u64,
-    /// Rounds that a majority granted in time.
-    pub granted: u64,
-    /// The least that was left of the lease when it was extended, since the start.
-    pub least_left_ms: Option<f64>,
+    /// Whether the direct link answered of late.
+    #[serde(default)]
+    pub is_up: bool,
+    /// It is heard directly, and does not answer directly: what is sent to it is lost on the way.
+    #[serde(default)]
+    pub is_one_way: bool,
+    /// Age of the newest message in its name that another key had signed.
+    #[serde(default)]
+    pub bad_signature_age_ms: Option<f64>,
+    /// Age of the newest sign that its file and this one disagree on what keeps leases safe.
+    #[serde(default)]
+    pub differs_age_ms: Option<f64>,
 }

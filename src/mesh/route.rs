@@ -69,6 +69,12 @@ struct Peer {
     direct_at: Option<Time>,
     round_trip: Option<Duration>,
     any_at: Option<Time>,
+    /// When anything of it came last that nobody had passed on, its questions among it.
+    heard_direct_at: Option<Time>,
+    /// When somebody last signed in its name with another key than the file's.
+    bad_signature_at: Option<Time>,
+    /// When it last turned out that its file and ours disagree on what keeps leases safe.
+    differs_at: Option<Time>,
     /// The newest message of it came through another: so may the answer have to.
     is_detoured: bool,
 }
@@ -106,6 +112,9 @@ impl Route {
                 direct_at: None,
                 round_trip: None,
                 any_at: None,
+                heard_direct_at: None,
+                bad_signature_at: None,
+                differs_at: None,
                 is_detoured: false,
             };
             (name.clone(), peer)
@@ -128,6 +137,14 @@ impl Route {
     /// Counts what became of something.
     pub fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// A peer's file and ours disagree on what keeps leases safe.
+    pub fn note_difference(&mut self, now: Time, peer: &PartyName) {
+        self.count("safety_differs");
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.differs_at = Some(now);
+        }
     }
 
     /// What is to be sent, since this was last asked.
@@ -214,6 +231,9 @@ impl Route {
         }
         if !envelope.is_signed_by(&peer.key) {
             self.count("bad_signature");
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.bad_signature_at = Some(now);
+            }
             return None;
         }
         if envelope.message.to != self.me {
@@ -230,6 +250,9 @@ impl Route {
         let peer = self.peers.get_mut(&from)?;
         match body {
             Body::Hello { number } => {
+                if is_direct {
+                    peer.heard_direct_at = Some(now);
+                }
                 let is_known = peer.life == Some(from_life);
                 let is_due = peer.welcome_at.is_none_or(|at| at + GREET_EVERY <= now);
                 if !is_due {
@@ -253,6 +276,9 @@ impl Route {
                 }
                 peer.hellos.retain(|asked| *asked > number);
                 peer.any_at = Some(now);
+                if is_direct {
+                    peer.heard_direct_at = Some(now);
+                }
                 peer.is_detoured = !is_direct;
                 if peer.life == Some(from_life) {
                     return None;
@@ -276,6 +302,9 @@ impl Route {
             return None;
         }
         peer.any_at = Some(now);
+        if is_direct {
+            peer.heard_direct_at = Some(now);
+        }
         match body {
             Body::Ping { number } => {
                 if let (true, Some((_, bytes))) = (is_direct, self.sign(&from, from_life, Body::Pong { number })) {
@@ -380,6 +409,18 @@ impl Route {
         self.peers.iter().filter(|(_, peer)| self.is_up(now, peer)).map(|(name, _)| name.clone()).collect()
     }
 
+    fn is_one_way(&self, now: Time, peer: &Peer) -> bool {
+        // Less than what makes a link up: one that is cut both ways falls silent before its answers are missed.
+        let is_heard = peer.heard_direct_at.is_some_and(|at| now.since(at) <= self.ping_every * 5 / 2);
+        is_heard && !self.is_up(now, peer)
+    }
+
+    /// The peers that are heard directly and do not answer directly: what is sent to them is lost on the way.
+    #[must_use]
+    pub fn one_way(&self, now: Time) -> Vec<PartyName> {
+        self.peers.iter().filter(|(_, peer)| self.is_one_way(now, peer)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The peer's life, if it is known.
     #[must_use]
     pub fn life_of(&self, peer: &PartyName) -> Option<Life> {
@@ -395,6 +436,10 @@ impl Route {
                 direct_age_ms: age(peer.direct_at),
                 any_age_ms: age(peer.any_at),
                 round_trip_ms: peer.round_trip.map(ms),
+                is_up: self.is_up(now, peer),
+                is_one_way: self.is_one_way(now, peer),
+                bad_signature_age_ms: age(peer.bad_signature_at),
+                differs_age_ms: age(peer.differs_at),
             };
             health.links.insert(name.clone(), link);
         }

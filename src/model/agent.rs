@@ -120,6 +120,17 @@ pub enum LeaseState {
     GivenUp,
 }
 
+/// How the renewals of a lease go, counted by its holder since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RenewalHealth {
+    /// Rounds of requests.
+    pub rounds: u64,
+    /// Rounds that a majority granted in time.
+    pub granted: u64,
+    /// The least that was left of the lease when it was extended.
+    pub least_left_ms: Option<f64>,
+}
+
 /// The gate before a member's port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -146,6 +157,9 @@ pub struct MemberReport {
     pub appointed: Option<Epoch>,
     /// Its lease.
     pub lease: LeaseState,
+    /// How its renewals go; `None`: it never asked for a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewals: Option<RenewalHealth>,
     /// Its gate.
     pub gate: GateState,
     /// What the kernel says.

@@ -98,6 +98,13 @@ pub enum StepResult {
         /// The epoch that is sealed.
         sealed: Epoch,
     },
+    /// A standby was to reach the end of a drained primary, and did not. Nothing was changed by it.
+    FellShort {
+        /// How far it came; `None`: it does not know.
+        reached: Option<u64>,
+        /// Where the primary ends.
+        end: u64,
+    },
     /// It failed.
     Failed(ActError),
 }

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod command;
+pub mod doctor;
 pub mod edge;
 pub mod effect;
 pub mod event;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ClusterName, Epoch, Incident, IncidentId, MemberName, Mode, NodeName, Role, RuleName, SignalName, Verdict,
+    agent::{GateState, LeaseState, RenewalHealth, Watch},
     explain::{CandidateView, GuardState, RuleExplanation},
     incident::IncidentState,
     record::{Pause, SagaKind},
@@ -80,6 +81,33 @@ pub struct MemberStatus {
     #[serde(with = "millis::option", rename = "seen_ms")]
     #[schemars(with = "Option<f64>")]
     pub seen: Option<Duration>,
+    /// What its agent tells; `None`: no agent stands beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
+}
+
+/// What the agent beside a member told last, however old.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentStatus {
+    /// Age of its newest word, by whatever path; `None`: it was never heard.
+    #[serde(with = "millis::option", rename = "seen_ms")]
+    #[schemars(with = "Option<f64>")]
+    pub seen: Option<Duration>,
+    /// Whether that is recent enough to count on what it says.
+    pub is_heard: bool,
+    /// The member's lease.
+    pub lease: LeaseState,
+    /// How its renewals go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewals: Option<RenewalHealth>,
+    /// Its gate.
+    pub gate: GateState,
+    /// The largest epoch that the agent has seen.
+    pub epoch: Epoch,
+    /// The epoch in which the member was appointed, if it is.
+    pub appointed: Option<Epoch>,
+    /// What it watches, and whether that is so now: the process gone, the disk full.
+    pub evidence: Vec<(Watch, bool)>,
 }
 
 /// One node.

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::PoisonError};
 
 use tracing::{error, info, warn};
 
-use super::metrics::{MAX_SIGNAL_SERIES, Metrics};
+use super::{
+    agents,
+    metrics::{MAX_SIGNAL_SERIES, Metrics},
+};
 use crate::{
     arbiter::handle::TimedNotice,
     model::{
@@ -181,6 +184,12 @@ pub fn refresh(metrics: &Metrics, status: &Status, signals: &[(ClusterName, Vec<
         &metrics.signal_up,
         &metrics.incident_open,
         &metrics.incident_held,
+        &metrics.agent_heard,
+        &metrics.agent_epoch,
+        &metrics.agent_evidence,
+        &metrics.lease_held,
+        &metrics.lease_renewals,
+        &metrics.gate,
     ];
     ints.iter().for_each(|vec| vec.reset());
     let floats = [
@@ -192,6 +201,9 @@ pub fn refresh(metrics: &Metrics, status: &Status, signals: &[(ClusterName, Vec<
         &metrics.node_last_arrival,
         &metrics.signal_age,
         &metrics.signal_value,
+        &metrics.agent_beat_age,
+        &metrics.lease_left,
+        &metrics.lease_least_left,
     ];
     floats.iter().for_each(|vec| vec.reset());
     for cluster in &status.clusters {
@@ -247,6 +259,9 @@ fn refresh_cluster(metrics: &Metrics, status: &ClusterStatus) {
         if let Some(position) = member.position {
             metrics.member_position.with_label_values(&labels).set(as_f64(position));
         }
+        if let Some(agent) = &member.agent {
+            agents::refresh_agent(metrics, labels, agent);
+        }
     }
     let follows = |node: &crate::model::status::NodeStatus| {
         status.primary.is_some() && node.follows == status.primary && node.epoch == Some(status.epoch)
@@ -290,7 +305,7 @@ const fn as_f64(value: u64) -> f64 {
     value as f64
 }
 
-fn int(value: usize) -> i64 {
+pub(super) fn int(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

@@ -189,6 +189,32 @@ async fn roles_are_kept() {
 }
 
 #[tokio::test]
+async fn fences_are_tested_by_operators_and_the_doctor_is_asked_by_viewers() {
+    let lab = Lab::start().await;
+    let path = "/v1/clusters/orders/fence-test";
+    for token in ["token-a", "token-view"] {
+        assert_eq!(lab.post(path, token, "{}").await.code, 403, "{token}");
+    }
+    assert_eq!(lab.get(path, "token-operate").await.code, 405);
+    assert_eq!(lab.post(path, "token-operate", "").await.code, 200);
+    let answer = lab.post(path, "token-operate", r#"{"member":"broker-a"}"#).await;
+    assert_eq!((answer.code, &answer.json()["members"][0]["reaches"]), (200, &false.into()), "{answer:?}");
+    let answer = lab.post(path, "token-operate", r#"{"members":[]}"#).await;
+    assert!(answer.code == 400 && answer.error().contains("`member` and `method`"), "{answer:?}");
+
+    assert_eq!(lab.get("/v1/doctor", "token-a").await.code, 403);
+    let answer = lab.get("/v1/doctor?cluster=orders", "token-view").await;
+    assert_eq!((answer.code, answer.json()["arbiter"].as_str()), (200, Some("arbiter-1")), "{answer:?}");
+    let findings = answer.json()["findings"].as_array().unwrap().clone();
+    assert!(
+        findings.iter().any(|f| f["level"] == "fail" && f["text"] == "no_fence: ipmi does not answer"),
+        "{answer:?}"
+    );
+    assert_eq!(lab.get("/v1/doctor?cluster=other", "token-view").await.code, 404);
+    assert_eq!(lab.get("/v1/doctor?clutser=orders", "token-view").await.code, 400);
+}
+
+#[tokio::test]
 async fn a_member_cannot_raise_an_alert_and_an_alert_system_can() {
     let lab = Lab::start().await;
     let body =

@@ -21,6 +21,7 @@ use coroner::{
         ClusterName, ClusterPolicy, CommandError, CommandReply, Epoch, Incident, IncidentId, Mode, NodeName,
         NodeTarget, Observation, Policy, Proof, Record, Report, Secret, SignalName, Time,
         command::CommandErrorCode,
+        doctor::{FenceReach, FenceTestReport},
         policy::{FailoverPolicy, MemberPolicy, Rejoin, UnknownLoss},
         record::{ClusterState, LogEntry, Recovered},
         status::{ClusterStatus, IncidentBrief, PrimaryView, SignalStatus, Status},
@@ -332,6 +333,20 @@ async fn decide(
             }
             Input::Query(Query::Why(_, reply)) => drop(reply.send(None)),
             Input::Query(Query::WhyNot(_, reply)) => drop(reply.send(None)),
+            Input::Rehearse { cluster, test, reply } => {
+                let report = FenceTestReport {
+                    cluster,
+                    proof_needed: Proof::Gate,
+                    has_lease: false,
+                    rehearsals: Vec::new(),
+                    members: test
+                        .member
+                        .map(|member| FenceReach::of(&member, &[], Proof::Gate, false))
+                        .into_iter()
+                        .collect(),
+                };
+                let _ = reply.send(Ok(report));
+            }
             Input::Reload(reply) => {
                 let _ = reply.send(Err("line 3: `mode` is missing".into()));
             }

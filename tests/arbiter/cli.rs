@@ -106,7 +106,7 @@ fn over_tcp_roles_decide_who_may_what() {
 }
 
 #[test]
-fn a15_a_file_that_puts_the_arbiter_beside_a_member_is_warned_of() {
+fn a15_a_file_that_puts_the_arbiter_beside_a_member_is_refused_unless_it_says_so() {
     let world = World::start(Options { start: false, ..Options::default() });
     let text = std::fs::read_to_string(&world.config).unwrap();
     // Loopback is no sign of one host among several; an address of its own is.
@@ -116,7 +116,11 @@ fn a15_a_file_that_puts_the_arbiter_beside_a_member_is_warned_of() {
     let path = world.config.display().to_string();
     let ran = world.cli_text(&["check", &path]);
     let told = format!("{}{}", ran.out, ran.err);
-    assert_eq!(ran.code, 0, "{told}");
+    assert_eq!(ran.code, 78, "{told}");
     assert!(told.contains("put it on a third host"), "{told}");
-    assert_eq!(world.cli_text(&["check", "--strict", &path]).code, 78);
+    let text = text.replacen("arbiter:\n", "arbiter:\n  unsafe_colocated: true\n", 1);
+    assert!(text.contains("unsafe_colocated"), "{text}");
+    std::fs::write(&world.config, text).unwrap();
+    let ran = world.cli_text(&["check", &path]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }

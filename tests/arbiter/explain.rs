@@ -48,7 +48,7 @@ fn why_says_during_a_suspicion_what_the_incident_records() {
     let why_not = world.cli(&["why-not"]).ok().json();
     assert_eq!(why_not["ready"], false);
     let guards = why_not["guards"].as_array().unwrap();
-    assert_eq!(guards.len(), 13, "all of them are listed");
+    assert_eq!(guards.len(), 14, "all of them are listed");
     let blocking: Vec<&Value> = guards.iter().filter(|g| g["blocks"] == true).map(|g| &g["guard"]).collect();
     assert_eq!(blocking, [&json!("paused")]);
     assert!(guards.iter().all(|g| !g["reason"].as_str().unwrap().is_empty()), "each with its reason: {guards:#?}");

@@ -12,6 +12,7 @@ mod world;
 
 mod cli;
 mod crash;
+mod doctor;
 mod explain;
 mod hooks;
 mod ingest;

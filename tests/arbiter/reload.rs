@@ -33,6 +33,10 @@ fn f3_an_open_incident_keeps_the_policy_that_it_began_with() {
     assert!(label.contains("/slow"), "{label}");
     // From now on the new file counts: its fence cannot work.
     world.member_mut("broker-a").restart();
+    // And it does not know the fence that lies on the member: another by the same place is not lifted instead.
+    let held = world.wait_held();
+    assert!(held["state_reason"].as_str().is_some_and(|why| why.contains("no longer has")), "{held:#}");
+    world.cli(&["continue"]).ok();
     world.wait_standby("broker-a");
     world.wait_until("the guard no_fence stands", |world| world.blocking().iter().any(|guard| guard == "no_fence"));
 }

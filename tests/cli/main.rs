@@ -46,6 +46,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
         "resume",
         "reload",
         "epoch",
+        "doctor",
         "demo",
         "completions",
         "man",
@@ -54,7 +55,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
         assert!(out.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb}\n{out}");
     }
     assert!(!out.contains("demo-node"), "{out}");
-    for code in ["   0  ", "  64  ", "  69  ", "  75  ", "  78  ", " 107  "] {
+    for code in ["   0  ", "   1  ", "  64  ", "  69  ", "  75  ", "  78  ", " 107  "] {
         assert!(out.contains(code), "{code}\n{out}");
     }
 }
@@ -248,7 +249,9 @@ fn man_pages_have_the_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let (code, out, _) = coroner(&["man", "--dir", dir.path().to_str().unwrap()]);
     assert_eq!(code, 0, "{out}");
-    for page in ["coroner.1", "coroner-status.1", "coroner-incidents-show.1", "coroner-fence-confirm.1"] {
+    for page in
+        ["coroner.1", "coroner-status.1", "coroner-incidents-show.1", "coroner-fence-confirm.1", "coroner-fence-test.1"]
+    {
         let text = fs::read_to_string(dir.path().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         assert!(text.contains("EXIT CODES") && text.contains("107"), "{page}\n{text}");
     }
@@ -261,7 +264,7 @@ fn completions_and_schemas_are_made() {
         let (code, out, _) = coroner(&["completions", shell]);
         assert!(code == 0 && out.contains("switchover"), "{shell}");
     }
-    for of in ["config", "status", "why", "why-not", "incident", "command", "report", "event"] {
+    for of in ["config", "status", "why", "why-not", "incident", "command", "report", "event", "doctor", "fence-test"] {
         let (code, out, err) = coroner(&["schema", of]);
         assert_eq!(code, 0, "{of}: {err}");
         let schema: serde_json::Value = serde_json::from_str(&out).unwrap();

@@ -261,7 +261,12 @@ fn a_fence_that_nobody_exercises_any_more_is_not_counted_on() {
     assert_eq!(blocked(&court, Guard::NoFence), None);
     court.at(secs(300) + NS);
     let why = blocked(&court, Guard::NoFence).unwrap();
-    assert!(why.contains("gate (level 1): last exercised 5m ago; power (level 2): last exercised 5m ago"), "{why}");
+    assert!(
+        why.contains(
+            "gate (level 1): last exercised 5m ago, and counted on for 5m; power (level 2): last exercised 5m ago"
+        ),
+        "{why}"
+    );
     court.event(checked(Some(true), 1));
     assert_eq!(blocked(&court, Guard::NoFence), None);
 }

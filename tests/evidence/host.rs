@@ -117,7 +117,8 @@ fn a_rehearsal_kills_a_sacrificial_process_and_clears_up() {
     let mut times = Vec::new();
     for _ in 0..5 {
         let rehearsal = rehearse_kill(LONG).unwrap();
-        assert!(rehearsal.detail.contains("(sleep"), "its child was killed too: {}", rehearsal.detail);
+        // The shell, and its child, which may not have become `sleep` yet.
+        assert!(rehearsal.detail.matches("(s").count() >= 2, "its child was killed too: {}", rehearsal.detail);
         times.push(rehearsal.took);
     }
     print("rehearsed kill", times);

@@ -244,7 +244,13 @@ pub(crate) fn guard(broker: Guarded) -> Guard {
 }
 
 pub(crate) fn gate(ports: &[u16]) -> GateSpec {
-    GateSpec { table: "unused".into(), ports: ports.to_vec(), local: LocalClients::Open, admit: Vec::new() }
+    GateSpec {
+        table: "unused".into(),
+        ports: ports.to_vec(),
+        local: LocalClients::Open,
+        peers: Vec::new(),
+        admit: Vec::new(),
+    }
 }
 
 pub(crate) fn pid_file(directory: &Path, pid: i32) -> Guarded {

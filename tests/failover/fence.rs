@@ -92,7 +92,10 @@ fn a_forbidden_write_without_an_answer_delays_no_promotion_where_the_agent_close
         let (fence, promote) = (step("fence"), step("promote"));
         let took = promote.started.since(fence.started + fence.took.unwrap());
         assert_eq!(took >= ms(250), waits, "{took:?} from the fence to the promotion");
-        assert!(incident.steps.iter().any(|s| s.label.starts_with("try a forbidden write")), "it is tried all the same");
+        assert!(
+            incident.steps.iter().any(|s| s.label.starts_with("try a forbidden write")),
+            "it is tried all the same"
+        );
         assert_eq!(bench.writers(), ["b"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coroner::model::{
-    Command, Condition, Epoch, FenceReport, Proof, StepResult, Verdict,
+    ClusterPolicy, Command, Condition, Epoch, FenceReport, Proof, StepResult, Verdict,
     incident::IncidentState,
     record::{LogEntry, SagaKind},
     rule::Reaction,
@@ -293,9 +293,9 @@ fn a_switchover_seals_once_the_standby_has_all() {
 }
 
 #[test]
-fn a_switchover_given_up_after_the_seal_appoints_the_old_primary_anew() {
+fn a_switchover_given_up_appoints_the_old_primary_anew() {
     for (label, script, epoch) in [
-        ("catch up b", Script::Refuse, 1),
+        ("catch up b", Script::Refuse, 2),
         ("seal", Script::Refuse, 2),
         ("seal", Script::Unknown, 2),
         ("await lease", Script::Refuse, 2),
@@ -344,7 +344,12 @@ fn a_switchover_that_is_outbid_is_held_and_may_be_left() {
 
 /// A cluster in which a rule asks for a switchover when pings fail.
 fn by_rule() -> Bench {
+    by_rule_with(|_| {})
+}
+
+fn by_rule_with(adapt: impl FnOnce(&mut ClusterPolicy)) -> Bench {
     let mut cluster = leased(&["a", "b"]);
+    adapt(&mut cluster);
     let failing = is("ping", Condition::FailingOf { failures: 8, of: 8 });
     cluster.rules = vec![rule("slow", failing, Verdict::Gray, Reaction::Switchover)];
     Bench::settled(policy(vec![cluster]))
@@ -370,6 +375,28 @@ fn a_rules_switchover_of_a_primary_that_nobody_hears_is_a_failover() {
     bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(bench.store.newest().unwrap().0.kind, SagaKind::Switchover);
     assert_eq!(count(&bench, "fence a 0.0"), 0);
+}
+
+/// G19: the primary is cut off from its nodes and its standby, and steps down when it is told to.
+#[test]
+fn a_rules_switchover_whose_standby_falls_short_goes_on_with_the_loss_that_is_allowed() {
+    for (max_loss, moves) in [(None, true), (Some(7), true), (Some(6), false)] {
+        let mut bench = by_rule_with(|policy| policy.failover.max_loss = max_loss);
+        bench.default_script.insert("catch up b".into(), Script::Reached(900));
+        bench.member("a").only_by_agent = true;
+        bench.run_until(secs(60), "it is over", |b| !b.store.incidents.is_empty() && first(b).0.is_closed());
+        let (incident, log) = first(&bench);
+        assert_eq!(bench.done[0], "read-only a");
+        if moves {
+            assert_eq!((incident.kind, incident.state), (SagaKind::Failover, IncidentState::Resolved), "{max_loss:?}");
+            assert!(log.iter().any(|e| matches!(e, LogEntry::BecameFailover { .. })));
+            assert!(incident.timeline.iter().any(|t| t.text.contains("it lacks 7")), "{:?}", incident.timeline);
+            assert_eq!(bench.writers(), ["b"]);
+        } else {
+            assert_eq!((incident.kind, incident.state), (SagaKind::Switchover, IncidentState::Aborted));
+            assert_eq!(bench.writers(), ["a"]);
+        }
+    }
 }
 
 #[test]

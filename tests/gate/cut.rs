@@ -1,6 +1,9 @@
 //! Is traffic stopped, in time, in both families, and nothing else?
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use coroner::{
     agent::{
@@ -10,6 +13,7 @@ use coroner::{
     sys::clock::{self, Stopwatch},
 };
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::lab::{ARBITER_V4, ARBITER_V6, Broker, LATE_MAX, Lab, MS, is_served, local_client, nft, until};
 
@@ -107,26 +111,60 @@ fn close_is_at_once_and_proven() {
     });
 }
 
+/// Whether a client at that address of the clients' host gets through.
+fn is_served_from(lab: &Lab, from: &str, to: SocketAddr) -> bool {
+    lab.at_clients(|| {
+        let from: SocketAddr = (from.parse::<IpAddr>().unwrap(), 0).into();
+        let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &from).unwrap();
+        let stream = TcpStream::from(socket);
+        // A packet that is dropped has no answer.
+        stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        rustix::net::connect(&stream, &to).is_ok() && std::io::Read::read_exact(&mut &stream, &mut [0]).is_ok()
+    })
+}
+
 #[test]
-fn who_is_admitted_always_passes() {
+fn other_members_always_pass() {
+    Lab::run(|lab| {
+        let broker = Broker::start();
+        let mut spec = broker.spec();
+        spec.peers = vec![ARBITER_V4.parse().unwrap(), ARBITER_V6.parse().unwrap()];
+        let mut gate = Gate::install(&spec).unwrap();
+        for (from, to) in [(ARBITER_V4, broker.v4()), (ARBITER_V6, broker.v6())] {
+            assert!(!lab.is_served(to), "a client from another address than {from}");
+            assert!(is_served_from(lab, from, to), "{from}");
+        }
+        gate.close().unwrap();
+        assert!(is_served_from(lab, ARBITER_V4, broker.v4()), "replication goes on behind a gate that was shut");
+    });
+}
+
+#[test]
+fn the_arbiter_passes_while_it_is_let_and_no_longer() {
     Lab::run(|lab| {
         let broker = Broker::start();
         let mut spec = broker.spec();
         spec.admit = vec![ARBITER_V4.parse().unwrap(), ARBITER_V6.parse().unwrap()];
-        let _gate = Gate::install(&spec).unwrap();
-        for (from, to) in [(ARBITER_V4, broker.v4()), (ARBITER_V6, broker.v6())] {
-            assert!(!lab.is_served(to), "a client from another address than {from}");
-            let served = lab.at_clients(|| {
-                let from: std::net::SocketAddr = (from.parse::<std::net::IpAddr>().unwrap(), 0).into();
-                let family =
-                    if from.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
-                let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
-                rustix::net::bind(&socket, &from).unwrap();
-                rustix::net::connect(&socket, &to).unwrap();
-                std::io::Read::read_exact(&mut std::net::TcpStream::from(socket), &mut [0]).is_ok()
-            });
-            assert!(served, "{from}");
-        }
+        let mut gate = Gate::install(&spec).unwrap();
+        let passes = || is_served_from(lab, ARBITER_V4, broker.v4());
+        assert!(!passes(), "nobody let it in yet");
+        gate.admit_for(Duration::from_secs(20)).unwrap();
+        gate.verify().unwrap();
+        assert!(passes() && is_served_from(lab, ARBITER_V6, broker.v6()));
+        assert!(!lab.is_served(broker.v4()), "a client");
+        gate.admit_for(Duration::ZERO).unwrap();
+        assert!(!passes());
+        gate.admit_for(Duration::from_secs(20)).unwrap();
+        gate.close().unwrap();
+        assert!(!passes(), "a gate that is shut by a fence keeps it out as well");
+        // By itself, as the lease.
+        gate.admit_for(Duration::from_millis(200)).unwrap();
+        assert!(passes());
+        std::thread::sleep(Duration::from_millis(260));
+        assert!(!passes());
     });
 }
 
@@ -156,12 +194,11 @@ fn local_clients_pass_only_where_the_file_says_so() {
 
         // The agent's own look.
         for to in [broker.local(), broker.local_v6()] {
-            let family =
-                if to.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
-            let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
+            let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
             setsockopt(&socket, sockopt::Mark, &OWN_MARK).unwrap();
             rustix::net::connect(&socket, &to).unwrap();
-            std::io::Read::read_exact(&mut std::net::TcpStream::from(socket), &mut [0]).unwrap();
+            std::io::Read::read_exact(&mut TcpStream::from(socket), &mut [0]).unwrap();
         }
         gate.open_for(Duration::from_secs(5)).unwrap();
         assert!(is_served(broker.local()) && is_served(broker.local_v6()));

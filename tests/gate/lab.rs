@@ -198,6 +198,7 @@ impl Broker {
             table: "coroner_orders_a".into(),
             ports: vec![self.port],
             local: coroner::agent::spec::LocalClients::Open,
+            peers: Vec::new(),
             admit: Vec::new(),
         }
     }

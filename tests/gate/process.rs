@@ -33,6 +33,7 @@ fn role_of_the_agent() {
         table: "coroner_orders_a".into(),
         ports: vec![port.parse().unwrap()],
         local: LocalClients::Open,
+        peers: Vec::new(),
         admit: Vec::new(),
     };
     let mut gate = Gate::install(&spec).unwrap();

@@ -83,7 +83,7 @@ fn every_alteration_is_seen_and_mended() {
     Lab::run(|lab| {
         let broker = Broker::start();
         let mut spec = broker.spec();
-        spec.admit = vec!["10.99.0.77".parse().unwrap()];
+        spec.peers = vec!["10.99.0.77".parse().unwrap()];
         let mut gate = Gate::install(&spec).unwrap();
         let (table, port) = (spec.table.clone(), broker.port);
         let alterations = [
@@ -92,6 +92,7 @@ fn every_alteration_is_seen_and_mended() {
             format!("flush chain inet {table} output"),
             format!("add chain inet {table} input {{ policy drop; }}"),
             format!("add table inet {table} {{ flags dormant; }}"),
+            format!("add element inet {table} peers4 {{ 10.99.0.2 }}"),
             format!("add element inet {table} admit4 {{ 10.99.0.2 }}"),
             format!("delete element inet {table} ports {{ {port} }}"),
             format!("add element inet {table} open {{ {port} }}"),

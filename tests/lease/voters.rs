@@ -81,6 +81,17 @@ fn an_epoch_that_no_arbiter_sealed_here_has_to_wait() {
     assert_eq!(voter.grant(at(1_259), &member("b"), Epoch(3)), Ok(()));
 }
 
+/// An epoch that was only claimed before an arbiter sealed it is no ground to take the next one without waiting.
+#[test]
+fn a_claim_that_was_never_granted_carries_no_further() {
+    let mut voter = fresh();
+    assert_eq!(voter.grant(at(0), &member("b"), Epoch(0)), Ok(()));
+    assert_eq!(voter.grant(at(0), &member("a"), Epoch(3)), Err(No::LeaseRuns));
+    voter.seal(Epoch(3));
+    assert_eq!(voter.grant(at(0), &member("a"), Epoch(4)), Err(No::LeaseRuns), "the lease of b runs");
+    assert_eq!(voter.grant(at(258), &member("a"), Epoch(4)), Ok(()));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Seal(u64),
@@ -134,7 +145,9 @@ proptest! {
                         prop_assert!(epoch >= highest);
                         prop_assert_eq!(holders.entry(epoch).or_insert_with(|| who.clone()), &who);
                         let others = granted.iter().filter(|(_, of)| *of < epoch && holders[of] != who);
-                        let is_proven = sealed_by_arbiter == epoch;
+                        // By an arbiter's word, or because it goes on from this voter's own last grant.
+                        let goes_on = granted.last().is_some_and(|(_, of)| holders[of] == who);
+                        let is_proven = sealed_by_arbiter == epoch || goes_on;
                         for (then, _) in others {
                             prop_assert!(is_proven || at(now).since(at(*then)) >= usual().wait);
                         }

@@ -2,7 +2,7 @@
 //! stops in time, and another may take over.
 
 use coroner::{
-    mesh::party::Input,
+    mesh::party::{Input, Output},
     model::{
         Epoch,
         agent::{Deed, LeaseState},
@@ -48,6 +48,33 @@ fn a_single_link_cut_costs_nothing() {
                 assert_serves_on(&mut world, &format!("{} - {}, way {way}", names[one], names[other]));
             }
         }
+    }
+}
+
+/// Whoever is heard and does not answer is told apart from whoever is not heard: there the way out is cut.
+#[test]
+fn a_link_that_carries_one_way_is_known_at_its_sending_end() {
+    for (way, expected) in [((0, 1), (true, false)), ((1, 0), (false, true))] {
+        let mut world = serving(3, &["arbiter", "a", "b", "node-1"]);
+        let one_way = |world: &World, from: usize, to: &str| {
+            let health = world.hosts[from].party.health(world.moment(from));
+            (health.links[to].is_one_way, health.links[to].is_up)
+        };
+        assert_eq!((one_way(&world, 0, "a"), one_way(&world, 1, "arbiter")), ((false, true), (false, true)));
+        world.network.cuts.insert(way);
+        let now = world.now;
+        world.run_until(now + 2_000 * MS);
+        let told = world.told.iter().rev().find_map(|(_, _, told)| match told {
+            Output::Heard { from, beat, .. } if from.as_str() == "a" => Some(!beat.one_way.is_empty()),
+            _ => None,
+        });
+        assert_eq!((one_way(&world, 0, "a").0, told), (expected.0, Some(expected.1)), "{way:?}");
+        assert!(!one_way(&world, 0, "a").1 && !one_way(&world, 1, "arbiter").1, "neither is up");
+        // Cut both ways, it is silent at both ends.
+        world.cut("arbiter", "a");
+        let now = world.now;
+        world.run_until(now + 2_000 * MS);
+        assert_eq!((one_way(&world, 0, "a"), one_way(&world, 1, "arbiter")), ((false, false), (false, false)));
     }
 }
 
@@ -210,6 +237,24 @@ fn a_holder_that_slept_wakes_up_without_a_lease() {
     world.run_until(from + 900 * MS);
     assert!(!world.is_open(a));
     world.assert_sound("woken");
+}
+
+#[test]
+fn voters_that_were_started_again_wait_for_what_they_forgot() {
+    for seed in 0..10 {
+        let mut world = serving(seed, &["arbiter", "a", "b"]);
+        world.cut("a", "arbiter");
+        world.cut("a", "b");
+        for voter in [0, 2] {
+            world.kill(voter);
+            world.start(voter);
+        }
+        world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
+        let from = world.now;
+        world.run_while(from + 600 * MS, |world| !world.is_over(2));
+        assert!(world.is_over(2) && world.now >= from + 230 * MS, "seed {seed}: {} ms", (world.now - from) / MS);
+        world.assert_sound(seed);
+    }
 }
 
 #[test]

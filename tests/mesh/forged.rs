@@ -80,6 +80,10 @@ fn a_nodes_key_gives_no_orders_in_its_own_or_in_anothers_name() {
     let order = || Body::Order(Box::new(fence(overheard(&serving(1)), 9)));
     say(&mut world, arbiter, a, node, order());
     assert_eq!(count(&world, a, "bad_signature"), 1);
+    // It is told in whose name, so that the key to compare is known.
+    let health = world.hosts[a].party.health(world.moment(a));
+    let blamed = health.links.iter().filter(|(_, link)| link.bad_signature_age_ms.is_some());
+    assert_eq!(blamed.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["arbiter"]);
     say(&mut world, node, a, node, order());
     assert_eq!(count(&world, a, "not_allowed"), 1);
     // Nor seals, nor epochs by a request for a member that is not its own.
@@ -213,6 +217,9 @@ fn two_files_that_disagree_grant_nothing() {
     world.run_until(now + 700 * MS);
     assert!(!world.is_open(1));
     assert!(count(&world, 0, "safety_differs") > 3 && count(&world, 1, "safety_differs") > 3);
+    let health = world.hosts[0].party.health(world.moment(0));
+    let differs = health.links.iter().filter(|(_, link)| link.differs_age_ms.is_some_and(|age| age < 500.0));
+    assert_eq!(differs.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a"]);
     // Nor is an epoch sealed by a voter whose wait may be another.
     world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
     let now = world.now;

@@ -193,6 +193,14 @@ impl Lab {
 
     /// Starts a member's server, with its files as it left them.
     pub(crate) fn start_redis(&self, member: &str) {
+        self.spawn_redis(member);
+        self.until("redis-server answers", || {
+            self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
+        });
+    }
+
+    /// Starts it and does not wait: a fence that is under way may stop it again.
+    fn spawn_redis(&self, member: &str) {
         self.kill(member);
         let _ = std::fs::remove_file(self.path(&format!("{member}.sock")));
         let mut command = self.net.command(member);
@@ -200,9 +208,6 @@ impl Lab {
         let process = Process::start(command, &self.path(&format!("{member}.log")));
         std::fs::write(self.path(&format!("{member}.pid")), process.child.id().to_string()).unwrap();
         self.keep(member, process);
-        self.until("redis-server answers", || {
-            self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
-        });
     }
 
     pub(crate) fn start_arbiter(&self) {
@@ -321,7 +326,7 @@ impl Lab {
                 }
                 self.thaw(member);
                 if !self.runs(member) {
-                    self.start_redis(member);
+                    self.spawn_redis(member);
                 }
                 self.try_ask(member, &["CONFIG", "SET", "maxmemory", "0"]).is_some()
             });
@@ -453,7 +458,7 @@ impl Lab {
         }
         for member in MEMBERS.iter().filter(|m| !self.is_off(m) && !self.runs(m)) {
             // Stopped by a fence after the fault was over: what a supervisor would do.
-            self.start_redis(member);
+            self.spawn_redis(member);
         }
         if let Some(incident) = &status.incident {
             return Some(format!("incident {} is {}: {:?}", incident.id, incident.state, incident.state_reason));

@@ -6,7 +6,9 @@
 mod agents;
 mod checker;
 mod client;
+mod doctor;
 mod faults;
+mod guarded;
 mod lab;
 mod matrix;
 mod net;

@@ -122,6 +122,8 @@ fn run(lab: &Lab, cut: &Cut) -> Row {
     // A move is looked for until it is done; that nothing moves has to be looked at for the whole time.
     while look.elapsed() < if cut.required.moves() { 4 * LOOK_FOR } else { LOOK_FOR } {
         after = lab.status();
+        // Nodes that nobody hears are `CoronerSignalStale`.
+        has_alarm |= after.nodes.iter().all(|node| node.seen.is_none_or(|seen| seen > Duration::from_secs(1)));
         has_alarm |= !after.blocking.is_empty() || after.verdict != coroner::model::Verdict::Alive;
         if cut.required.moves() && after.primary != before.primary && after.incident.is_none() {
             break;
@@ -138,21 +140,33 @@ fn run(lab: &Lab, cut: &Cut) -> Row {
     let serves = lab.findings().acks.iter().filter(late).count() > 0;
     let has_moved = after.primary != before.primary;
     let kind = if !has_moved { None } else { lab.incidents().pop() };
-    let is_switchover = kind.is_some_and(|i| i["incident"]["kind"].as_str() == Some("switchover"));
+    // Graceful: it stepped down when it was told to, whatever became of the rest.
+    let is_switchover = kind.is_some_and(|i| {
+        let steps = i["incident"]["steps"].as_array().cloned().unwrap_or_default();
+        steps.iter().any(|step| {
+            let text = step.to_string();
+            text.contains("read-only") && text.contains("confirmed")
+        })
+    });
     let observed = match (has_moved, serves) {
         (true, false) if is_switchover => "SWITCHOVER".to_owned(),
         (true, false) => "FAILOVER".to_owned(),
         (true, true) => "MOVED, AND THE OLD PRIMARY SERVES".to_owned(),
         (false, true) if has_alarm => "HOLD+ALARM".to_owned(),
         (false, true) => "HOLD".to_owned(),
+        (false, false) if has_alarm => "SELF-FENCE+ALARM".to_owned(),
         (false, false) => "SELF-FENCE".to_owned(),
     };
     let is_as_required = match cut.required {
         Required::Hold => observed.starts_with("HOLD"),
-        Required::HoldAndAlarm => observed == "HOLD+ALARM",
+        // A primary that reaches nobody shuts itself by its lease, whatever the arbiter can do; no node loses by it what it
+        // had.
+        Required::HoldAndAlarm => {
+            observed == "HOLD+ALARM" || (observed == "SELF-FENCE+ALARM" && cut.links.contains(&('M', 'N')))
+        }
         Required::Switchover => observed == "SWITCHOVER",
         Required::Failover => observed == "FAILOVER",
-        Required::SelfFence => observed == "SELF-FENCE",
+        Required::SelfFence => observed.starts_with("SELF-FENCE"),
     };
     let why = if is_as_required { String::new() } else { lab.story() };
     lab.heal();

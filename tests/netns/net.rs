@@ -87,6 +87,11 @@ impl Net {
         run("nsenter", &[&format!("--net={}", self.path(host).display()), "nft", "-f", "-"], script);
     }
 
+    /// The tables of a host's nftables.
+    pub(crate) fn list_tables(&self, host: &str) -> String {
+        run("nsenter", &[&format!("--net={}", self.path(host).display()), "nft", "list", "tables"], "")
+    }
+
     /// Cuts what goes from one host to another, connections that stand included.
     pub(crate) fn cut_one_way(&self, from: &str, to: &str) {
         self.nft("b", &format!("add element bridge lab cut {{ {} . {} }}\n", address(from), address(to)));

@@ -2,6 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop")]
 
+#[path = "../common/court.rs"]
+mod court;
+#[path = "../common/policy.rs"]
+mod policy;
+
+mod agents;
+
 use std::{
     collections::BTreeSet,
     fs,

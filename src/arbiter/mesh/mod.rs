@@ -36,6 +36,7 @@ use crate::{
 
 mod feed;
 mod start;
+mod view;
 
 pub use start::MeshError;
 pub(super) use start::start;
@@ -80,11 +81,14 @@ struct State {
     standings: Standings,
     /// What each was told last, and when: it is not repeated with every beat.
     told: HashMap<(ClusterName, PartyName), (Epoch, Deed, Time)>,
+    /// What the party's thread does without; each is told once.
+    troubles: Vec<String>,
 }
 
 struct Heard {
     at: Time,
     beat: Box<Beat>,
+    is_direct: bool,
 }
 
 impl Link {
@@ -115,6 +119,7 @@ impl Link {
             }
             Event::Trouble(text) => {
                 tracing::warn!("{text}");
+                self.state().troubles.push(text);
                 return;
             }
             // The arbiter's own stop; else the process is told by the missing grants, and by this line.
@@ -126,12 +131,12 @@ impl Link {
             Event::Gate { .. } => return,
         };
         match told {
-            Output::Heard { from, beat, .. } => {
+            Output::Heard { from, beat, is_direct } => {
                 for seen in feed::observations(&handle.config(), &from, &beat) {
                     // A full queue drops it; the next beat says the same.
                     let _ = handle.observe(seen);
                 }
-                self.state().heard.insert(from, Heard { at: clock::now(), beat });
+                self.state().heard.insert(from, Heard { at: clock::now(), beat, is_direct });
                 self.see_to_it(handle);
             }
             Output::Answer { id, result, .. } => {

@@ -43,10 +43,11 @@ pub enum MeshError {
     Thread(#[from] ThreadError),
 }
 
+/// The arbiter's part, running: its thread, the way to it, and what it tells.
+pub(in crate::arbiter) type Running = (PartyThread, Arc<Link>, mpsc::UnboundedReceiver<Event>);
+
 /// Starts it; `None`: the file has no mesh. What the thread tells comes through the receiver.
-pub(in crate::arbiter) fn start(
-    config: &Config,
-) -> Result<Option<(PartyThread, Arc<Link>, mpsc::UnboundedReceiver<Event>)>, MeshError> {
+pub(in crate::arbiter) fn start(config: &Config) -> Result<Option<Running>, MeshError> {
     let Some(mesh) = &config.mesh else { return Ok(None) };
     let me = PartyName::from(config.arbiter.name.as_str());
     let life = draw_life()?;

@@ -207,9 +207,14 @@ impl Cluster {
                 }
             }
             LogEntry::EpochRaised { epoch } => self.state.epoch = *epoch,
-            // Voters may have sealed the old primary's epoch: it can hold a lease only in a newer one. That of the saga
-            // is its own, since nobody was promoted in it; a larger one that was found sealed is nobody's we know of.
-            LogEntry::Aborted { .. } if state.kind != SagaKind::Rejoin && state.may_have_sealed() => {
+            // The old primary's epoch may be sealed, or refused by its own agent: it can hold a lease only in a newer one.
+            // That of the saga is its own, since nobody was promoted in it; a larger one that was found sealed is nobody's
+            // we know of.
+            LogEntry::Aborted { .. }
+                if state.kind != SagaKind::Rejoin
+                    && saga.policy.failover.lease.is_some()
+                    && state.has_told_its_epoch() =>
+            {
                 let epoch = state.outbid().map_or(state.epoch, Epoch::next).max(state.epoch);
                 self.state.epoch = self.state.epoch.max(epoch);
                 self.state.primary_epoch = epoch;

@@ -187,8 +187,14 @@ impl Party {
     fn beat_parts(&self, now: Moment, challenge: u64) -> Vec<Beat> {
         // A member's report is cut to size if need be; two of them may still be too much for one datagram.
         const TOGETHER: usize = 2_500;
-        let reaches = self.route.reaches(now.boot);
-        let empty = || Beat { challenge, reaches: reaches.clone(), members: Vec::new(), nodes: Vec::new() };
+        let (reaches, one_way) = (self.route.reaches(now.boot), self.route.one_way(now.boot));
+        let empty = || Beat {
+            challenge,
+            reaches: reaches.clone(),
+            one_way: one_way.clone(),
+            members: Vec::new(),
+            nodes: Vec::new(),
+        };
         let mut parts = vec![empty()];
         let mut size = 0;
         for (name, cluster) in &self.clusters {
@@ -224,6 +230,7 @@ impl Party {
             epoch: self.clusters.get(name).map_or(Epoch::ZERO, |cluster| cluster.voter.sealed()),
             appointed: guard.appointed,
             lease: self.lease(now, name),
+            renewals: Some(guard.health.clone()).filter(|health| health.rounds > 0),
             role_age: guard.report.role_age.map(|age| age + waited),
             ..guard.report.clone()
         }

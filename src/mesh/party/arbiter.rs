@@ -1,6 +1,6 @@
 //! A party as an arbiter: it hears beats, has epochs sealed, gives orders.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Output, Party, Sealing, leases::REPEAT_EVERY};
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
         time::Moment,
     },
 };
+
+/// An answer that comes this long after an order's deadline is still heard: the agent may have ended at its very end.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
 /// The newest beat of an agent.
 #[derive(Debug)]
@@ -131,13 +134,7 @@ impl Party {
     }
 
     /// A voter has sealed.
-    pub(super) fn sealed_came(
-        &mut self,
-        from: &PartyName,
-        name: &ClusterName,
-        epoch: Epoch,
-        wait: std::time::Duration,
-    ) {
+    pub(super) fn sealed_came(&mut self, from: &PartyName, name: &ClusterName, epoch: Epoch, wait: Duration) {
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         let (Some(sealing), Some(lease)) = (&mut cluster.sealing, &cluster.setup.lease) else { return };
         if !lease.voters.contains(from) {
@@ -192,7 +189,7 @@ impl Party {
         if !self.is_arbiter || to == self.setup.me || !self.setup.parties.contains_key(&to) {
             return self.route.count("unknown_party");
         }
-        let ends_at = now.boot + order.deadline;
+        let ends_at = now.boot + order.deadline + ANSWERED_WITHIN;
         let id = order.id.clone();
         self.given.entry(id).or_insert_with(|| GivenOrder {
             to,
@@ -220,7 +217,12 @@ impl Party {
             let Some(life) = self.route.life_of(&given.to) else { continue };
             given.lives.insert(life);
             given.attempts += 1;
-            let order = DeedOrder { challenge: heard.challenge, ..given.order.clone() };
+            // What is left of its time: an order that gets through late is not carried out for long.
+            let left = given.ends_at.since(now.boot).saturating_sub(ANSWERED_WITHIN).min(given.order.deadline);
+            if left.is_zero() {
+                continue;
+            }
+            let order = DeedOrder { challenge: heard.challenge, deadline: left, ..given.order.clone() };
             sends.push((given.to.clone(), order, given.attempts > 1));
         }
         for (to, order, is_doubted) in sends {

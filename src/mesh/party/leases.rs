@@ -130,7 +130,7 @@ impl Party {
     /// A voter refused. It alone decides nothing: the lease goes on while a majority grants it.
     pub(super) fn refused(
         &mut self,
-        _now: Moment,
+        now: Moment,
         from: &PartyName,
         name: &ClusterName,
         request: u64,
@@ -138,7 +138,7 @@ impl Party {
         why: GrantRefusal,
     ) {
         if why == GrantRefusal::SafetyDiffers {
-            self.route.count("safety_differs");
+            self.route.note_difference(now.boot, from);
         }
         let Some(guard) = self.clusters.get_mut(name).and_then(|cluster| cluster.guard.as_mut()) else { return };
         let newest = guard.answered.entry(from.clone()).or_default();
@@ -172,7 +172,7 @@ impl Party {
             return Err(GrantRefusal::NotMine);
         }
         if renew.safety != cluster.safety {
-            self.route.count("safety_differs");
+            self.route.note_difference(now.boot, from);
             return Err(GrantRefusal::SafetyDiffers);
         }
         cluster.voter.grant(now.mono, &renew.member, renew.epoch).map_err(|no| match no {
@@ -317,7 +317,7 @@ impl Party {
         }
         if safety != cluster.safety {
             let sealed = cluster.voter.sealed();
-            self.route.count("safety_differs");
+            self.route.note_difference(now.boot, from);
             let why = GrantRefusal::SafetyDiffers;
             self.post(now, from, Body::Refused { cluster: name.clone(), request: 0, sealed, why }, false);
             return;
