@@ -29,7 +29,7 @@ use std::{thread::sleep, time::Duration};
 use nix::sys::signal::Signal;
 
 use client::now;
-use stage::{Fault, Stage, number, other};
+use stage::{Fault, MEMBERS, Stage, number, other};
 
 /// What is measured.
 pub(crate) trait Rival {
@@ -148,8 +148,11 @@ fn stand_up(rival: &dyn Rival, is_big: bool) -> Stage {
 pub(crate) fn ready(rival: &dyn Rival, stage: &Stage) -> Result<&'static str, String> {
     let started = now();
     loop {
-        let missing = rival.missing(stage);
-        match missing {
+        for member in MEMBERS.into_iter().filter(|member| !stage.runs(member)) {
+            // Stopped when nothing was done to it; the pair has to be whole all the same.
+            rival.come_back(stage, member);
+        }
+        match rival.missing(stage) {
             // Not for a moment only.
             None => {
                 sleep(Duration::from_millis(300));

@@ -194,8 +194,9 @@ impl Stage {
         }
         let pid = self.start(member, command);
         std::fs::write(self.path(&format!("{member}.pid")), pid.to_string()).unwrap();
+        // A fence that is under way may stop it again; it is started again once all is well.
         self.until("redis-server answers", || {
-            self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
+            !self.runs(member) || self.try_ask(member, &["PING"]).is_some_and(|pong| pong.contains("PONG"))
         });
     }
 
