@@ -112,7 +112,7 @@ fn a15_a_file_that_puts_the_arbiter_beside_a_member_is_refused_unless_it_says_so
     // Loopback is no sign of one host among several; an address of its own is.
     let text = text.replace(&format!("http: \"{}\"", world.http), "http: \"192.0.2.1:7400\"");
     let text = text.replace(&format!("127.0.0.1:{}", world.member("broker-a").port), "192.0.2.1:6379");
-    std::fs::write(&world.config, text).unwrap();
+    std::fs::write(&world.config, &text).unwrap();
     let path = world.config.display().to_string();
     let ran = world.cli_text(&["check", &path]);
     let told = format!("{}{}", ran.out, ran.err);

@@ -57,7 +57,7 @@ clusters:
     agent:
       broker: { pid_file: "@DIR@/{member}.pid", executable: redis-check-rdb }
       gate: { local: closed }
-      progress: { every: 50ms, timeout: 200ms }
+      progress: { every: 50ms, timeout: 600ms }
       data: "@DIR@/{member}"
       restart_grace: 0s
     observe: { streams: ["demo:messages"], enforce: true }
