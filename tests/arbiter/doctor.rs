@@ -24,8 +24,12 @@ fn rehearsed(world: &mut World) {
 fn a_healthy_deployment_without_agents_has_nothing_to_be_warned_of() {
     let mut world = World::start(Options::default());
     rehearsed(&mut world);
-    let ran = world.cli(&["doctor", "--strict"]).ok();
+    let ran = world.cli(&["doctor"]).ok();
     let report = ran.json();
+    // How fast its disk and its loop are is this machine's affair, which other tests share.
+    for section in ["file", "mesh", "leases", "fences", "brokers", "nodes", "readiness"] {
+        assert_eq!(findings(&report, section, "warn"), Vec::<String>::new(), "{section}: {report:#}");
+    }
     for section in ["file", "arbiter", "mesh", "leases", "fences", "brokers", "nodes", "readiness"] {
         assert!(!findings(&report, section, "ok").is_empty(), "{section}: {report:#}");
     }
