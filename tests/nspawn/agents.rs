@@ -135,6 +135,14 @@ fn until_primary_is(machine: &Machine, primary: &str) {
             let said = machine.run(&["coroner", "status", "-o", "json"]);
             let Ok(status) = serde_json::from_str::<Value>(&said.out) else { return false };
             let cluster = &status["clusters"][0];
+            if cluster["incident"]["state"] == "held" {
+                // Seen on a starved machine: the unit did not come up again by itself. What the report tells a person to do.
+                println!("HELD, so a person helps: {}", cluster["incident"]["state_reason"]);
+                machine.run(&["systemctl", "reset-failed", "redis-server@a", "redis-server@b"]);
+                machine.run(&["systemctl", "start", "--no-block", "redis-server@a", "redis-server@b"]);
+                machine.run(&["coroner", "continue"]);
+                sleep(Duration::from_secs(2));
+            }
             let is_whole = cluster["members"].as_array().is_some_and(|members| {
                 members.iter().all(|m| {
                     let wanted = if m["member"] == primary { "primary" } else { "standby" };
