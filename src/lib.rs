@@ -7,6 +7,8 @@
 //! - [`failover`]: the saga, pure: the steps of a failover as a fold over its log.
 //! - [`lease`]: the arithmetic of leases, their holder, their voters, pure. [`mesh`]: signed messages between arbiters and
 //!   agents over whatever path is left, pure.
+//! - [`election`]: who leads among several processes, by a table of instances, pure. [`registry`]: the databases that hold
+//!   that table and what the processes share. [`relay`]: a small broker with a log on shared storage, and its shadow.
 //! - [`probe`], [`broker`], [`fence`], [`redirect`], [`report`], [`store`]: the edges. One folder per ability, one file per
 //!   method; to add a method is one file and one line in its folder's enum.
 //! - [`sys`]: what the edges share towards the operating system.
@@ -27,6 +29,7 @@ pub mod arbiter;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod election;
 pub mod engine;
 pub mod failover;
 pub mod fence;
@@ -35,6 +38,8 @@ pub mod mesh;
 pub mod model;
 pub mod probe;
 pub mod redirect;
+pub mod registry;
+pub mod relay;
 pub mod report;
 pub mod store;
 pub mod sys;
