@@ -169,14 +169,15 @@ impl RelayBroker {
                         status
                     }
                     // It ran out of its time; the position tells how far it came.
-                    Answer::Failed { .. } if watch.elapsed() >= limit => self.status(&order.target).await?,
+                    Answer::Failed { .. } => self.status(&order.target).await?,
                     other => return Err(refusal(&other).into()),
                 };
-                let is_short = upto.is_some_and(|upto| status.position < upto);
+                let is_short = status.lag_entries > 0 || upto.is_some_and(|upto| status.position < upto);
                 // Whoever is primary has nothing to replay; for a shadow, more can come while there is time.
                 if !is_short || status.role == RelayRole::Primary || watch.elapsed() >= limit {
                     let short = match upto {
-                        Some(upto) if is_short => format!(", short of {upto}"),
+                        Some(upto) if status.position < upto => format!(", short of {upto}"),
+                        _ if is_short => format!(", {} entries short of its end", status.lag_entries),
                         _ => String::new(),
                     };
                     let detail = format!(
