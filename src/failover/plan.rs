@@ -115,6 +115,8 @@ const TRIES_UNCERTAIN: usize = 5;
 const TRIES_SEAL: usize = 12;
 /// In a switchover the drained primary waits meanwhile: it goes back at once.
 const TRIES_SEAL_DRAINED: usize = 1;
+/// Tries of catching up, with growing delays, where no other standby is fit, before a person is asked.
+const TRIES_CATCH_UP: usize = 6;
 /// Tries of a rejoin, with growing delays, before a person is asked.
 const TRIES_REJOIN: usize = 8;
 
@@ -174,7 +176,16 @@ impl SagaState {
             return Next::Wait;
         }
         if catch_up.is_some_and(|act| !act.succeeded()) {
-            return self.other_candidate_or_hold(world, "it did not catch up", catch_up);
+            let next = self.other_candidate_or_hold(world, "it did not catch up", catch_up);
+            let is_ours = |a: &Action| matches!(a, Action::CatchUp { .. });
+            let failed_before = self.acts_of(is_ours, &self.candidate).count();
+            // To catch up is harmless, and the only standby may be on its way back.
+            return match next {
+                Next::Note(LogEntry::Held { .. }) if failed_before < TRIES_CATCH_UP => {
+                    Next::Run(vec![Start { failed_before, ..self.catch_up(None) }])
+                }
+                next => next,
+            };
         }
         match seal {
             Some(Attempt::Running) => return Next::Wait,
