@@ -204,6 +204,7 @@ impl Driver {
                     Observer::Arbiter => "probe",
                     Observer::Member(_) => "member",
                     Observer::Node(_) => "node",
+                    Observer::Peer(_) => "peer",
                 };
                 self.metrics.observations.with_label_values(&[source]).inc();
                 self.journal.take(self.engine.anchor().unix_ms_at(now), &observation);
