@@ -9,13 +9,14 @@ use std::{
 };
 
 const EDGES: [&str; 7] = ["broker", "fence", "probe", "redirect", "registry", "report", "store"];
-const PARTS: [&str; 21] = [
+const PARTS: [&str; 22] = [
     "agent",
     "api",
     "arbiter",
     "broker",
     "cli",
     "config",
+    "elect",
     "election",
     "engine",
     "failover",
@@ -40,6 +41,7 @@ fn allowed(part: &str) -> &'static [&'static str] {
         "failover" => &["failover", "model"],
         "engine" => &["engine", "failover", "model"],
         "election" => &["election", "lease", "model", "registry"],
+        "elect" => &["elect", "election", "model", "registry", "sys"],
         "relay" => &["relay", "model", "sys"],
         "lease" => &["lease", "model"],
         "mesh" => &["mesh", "lease", "model"],
