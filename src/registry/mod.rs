@@ -1,5 +1,5 @@
 //! What several processes share through a database: a table of instances with heartbeats, the leader that is elected by
-//! it, and documents that change by compare-and-swap. One file per back-end, plus one line in [`AnyRegistry`].
+//! it, and documents that change by compare-and-swap. One file per back-end, plus one line in [`open`].
 //!
 //! The table is the published one (`id, instance, start_time, heartbeat`), which anyone may read: the live row with the
 //! smallest id leads, and a heartbeat that touches no row means that it lapsed: a new row is inserted, so that the
@@ -20,6 +20,12 @@
 
 use async_trait::async_trait;
 use std::time::Duration;
+
+mod names;
+mod open;
+mod seen;
+
+pub use open::{OpenError, Options, open};
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
