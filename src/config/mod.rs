@@ -29,6 +29,8 @@ mod shape;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
+pub(crate) use resolve::store::{endpoint, endpoints};
+
 pub use interpolate::{AgentEnvironment, Environment, ProcessEnvironment, Reader, WithoutSecrets};
 
 /// A file, resolved.

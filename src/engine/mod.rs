@@ -390,6 +390,7 @@ impl Engine {
             tilt: self.own.tilt(now).map(|(_, why)| why.to_owned()),
             store_lost: self.own.store_lost.clone(),
             clusters,
+            arbiters: None,
         }
     }
 

@@ -110,6 +110,35 @@ impl SharedStore {
         Ok(local.clusters.into_iter().map(|state| (state.cluster, state.epoch)).collect())
     }
 
+    /// Makes records durable, all or none, if this process still leads as it did when they were decided upon: `term` is the
+    /// row in whose name.
+    ///
+    /// # Errors
+    /// As [`Store::persist`].
+    pub async fn persist_as(&self, term: u64, records: &[Record]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let _writing = self.writing.lock().await;
+        let leader = self.leader()?;
+        if leader.id != term {
+            return Err(StoreError::Failed(format!("epoch {term} of this arbiter is over, so it writes nothing in it")));
+        }
+        let batch = self.stage(records).await?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write(&batch, &leader).await?;
+        let mut states = Vec::new();
+        for record in records {
+            if let Record::Cluster { state, .. } = record {
+                states.push(state.clone());
+            }
+        }
+        self.remember(states).await;
+        Ok(())
+    }
+
     fn leader(&self) -> Result<Leader, StoreError> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
         leader.ok_or_else(|| StoreError::Failed("this arbiter does not lead, so it writes nothing".into()))
@@ -414,24 +443,11 @@ impl Store for SharedStore {
     }
 
     async fn persist(&self, records: &[Record]) -> Result<(), StoreError> {
-        if records.is_empty() {
-            return Ok(());
+        match self.leader() {
+            Ok(leader) => self.persist_as(leader.id, records).await,
+            Err(_) if records.is_empty() => Ok(()),
+            Err(error) => Err(error),
         }
-        let _writing = self.writing.lock().await;
-        let leader = self.leader()?;
-        let batch = self.stage(records).await?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.write(&batch, &leader).await?;
-        let mut states = Vec::new();
-        for record in records {
-            if let Record::Cluster { state, .. } = record {
-                states.push(state.clone());
-            }
-        }
-        self.remember(states).await;
-        Ok(())
     }
 
     async fn cluster(&self, cluster: &ClusterName) -> Result<Option<ClusterState>, StoreError> {

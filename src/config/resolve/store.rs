@@ -16,6 +16,10 @@ const HELP: &str = "write `sqlite:/var/lib/coroner/coroner.db`; or, for several 
                     `redis://…`, `mongodb://…` or `etcd://…`";
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const VALID_FOR: Duration = Duration::from_secs(3);
+/// How long a leader takes to stop acting once its lease ends.
+const STOP_TIME: Duration = Duration::from_millis(250);
+/// By how many thousandths clocks may run apart.
+const CLOCK_RATE_PERMILLE: u32 = 100;
 
 /// The kinds of stores that several arbiters share, and the port of each if none is written.
 const KINDS: [(&str, u16); 11] = [
@@ -104,7 +108,9 @@ impl Resolver<'_> {
         let none = schema::Leadership::default();
         let l = arbiter.leadership.as_ref().map_or(&none, |at| &at.value);
         let (heartbeat, valid_for) = (self.span(&l.heartbeat, HEARTBEAT), self.span(&l.valid_for, VALID_FOR));
-        let needed = heartbeat.saturating_mul(2);
+        // The election's own arithmetic: two heartbeats, and the time to stop, within what clocks leave of a lease.
+        let needed = (heartbeat.saturating_mul(2) + STOP_TIME).saturating_mul(1_000) / (1_000 - CLOCK_RATE_PERMILLE);
+        let needed = Duration::from_millis(u64::try_from(needed.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
         if let Some(at) = l.valid_for.as_ref().or(l.heartbeat.as_ref()).filter(|_| valid_for < needed) {
             let message = format!(
                 "a heartbeat every {} that is valid for {} is lost with the first late answer of the store: no arbiter \
