@@ -24,6 +24,11 @@ use std::time::Duration;
 mod names;
 mod open;
 mod seen;
+mod sql;
+
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+pub(crate) mod sqlite;
 
 pub use open::{OpenError, Options, open};
 
