@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ActError, Done, Epoch, Failure, FailureKind, FenceReport, Order, Outcome, Target, WriteAttempt};
 
+pub mod jolokia;
 pub mod redis;
 
 /// The broker kinds, as a file writes them: `broker: { redis: { … } }`.
@@ -19,6 +20,8 @@ pub mod redis;
 pub enum AnyBroker {
     /// Redis, Valkey and what speaks like them.
     Redis(redis::Redis),
+    /// Anything controlled by JMX over Jolokia; with a preset for GraphDB EE up to 9.x.
+    Jolokia(jolokia::Jolokia),
 }
 
 impl AnyBroker {
@@ -29,6 +32,7 @@ impl AnyBroker {
     pub fn build(&self) -> Result<Box<dyn Broker>, String> {
         match self {
             Self::Redis(config) => Ok(Box::new(redis::RedisBroker::new(config)?)),
+            Self::Jolokia(config) => Ok(Box::new(jolokia::JolokiaBroker::new(config)?)),
         }
     }
 }

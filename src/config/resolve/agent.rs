@@ -292,6 +292,9 @@ impl Resolver<'_> {
                 None if self.tree.get(cluster.id, "broker").is_none() => {
                     self.error(words, "the cluster has no `broker` kind to subscribe at");
                 }
+                Some(At { value: AnyBroker::Jolokia(_), .. }) => {
+                    self.error(words, "nothing can be subscribed to over Jolokia: write `metric` or `file`");
+                }
                 Some(At { value: AnyBroker::Redis(_), .. }) | None => {}
             }
         }
