@@ -21,8 +21,11 @@
 use async_trait::async_trait;
 use std::time::Duration;
 
+mod address;
+pub mod etcd;
 mod names;
 mod open;
+pub mod redis;
 mod seen;
 mod sql;
 

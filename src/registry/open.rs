@@ -60,15 +60,19 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, OpenError
         "sqlite" => super::sqlite::open(url, options),
         "postgres" | "postgresql" => super::postgres::open(url, options),
         "mysql" | "mariadb" => super::mysql::open(url, options),
-        "redis" | "rediss" => not_built_in("redis"),
+        "redis" | "rediss" => built(super::redis::Redis::open(url, options)),
         "mongodb" | "mongodb+srv" => not_built_in("mongodb"),
-        "etcd" | "etcds" => not_built_in("etcd"),
+        "etcd" | "etcds" => built(super::etcd::Etcd::open(url, options)),
         // What stands before the first colon of something that is no URL may be anything, a password too.
         other if other.len() <= 12 && other.chars().all(|c| c.is_ascii_lowercase()) => {
             Err(OpenError::Scheme(other.to_owned()))
         }
         _ => Err(OpenError::Scheme("this".into())),
     }
+}
+
+fn built<R: Registry + 'static>(opened: Result<R, String>) -> Result<Arc<dyn Registry>, OpenError> {
+    opened.map(|registry| Arc::new(registry) as Arc<dyn Registry>).map_err(OpenError::Invalid)
 }
 
 fn not_built_in(name: &str) -> Result<Arc<dyn Registry>, OpenError> {
