@@ -14,4 +14,9 @@
 //!
 //! One port for all: the first frame says who comes. What a controller asks is in [`control`].
 
+pub mod client;
 pub mod control;
+pub mod entry;
+mod wire;
+
+pub use wire::{MAX_NAME, MAX_PAYLOAD, Why};
