@@ -38,6 +38,7 @@ mod reload;
 mod resume;
 mod schema;
 pub mod status;
+mod stdio;
 mod switchover;
 pub mod watch;
 pub mod why;
@@ -123,6 +124,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
+    /// Speak the JSON line protocol on standard input and output, with a real pair behind it.
+    Stdio(stdio::Args),
     /// A node of the demo.
     #[command(hide = true)]
     DemoNode(demo::node::Args),
@@ -311,6 +314,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Epoch(args) => epoch::run(context, &args).await,
         Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
+        Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
         Verb::Completions(args) => completions::run(&args),

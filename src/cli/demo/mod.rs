@@ -20,14 +20,14 @@ use super::{
 mod broker;
 mod cable;
 mod file;
-mod follow;
+pub(super) mod follow;
 mod gaps;
 mod link;
 pub mod node;
-mod process;
+pub(super) mod process;
 pub mod sender;
-mod server;
-mod stage;
+pub(super) mod server;
+pub(super) mod stage;
 mod story;
 
 /// Show a failover on this machine.

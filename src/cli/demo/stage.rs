@@ -30,7 +30,7 @@ use crate::{
 /// The cluster's name in the demo.
 pub(crate) const CLUSTER: &str = "demo";
 
-/// The demo's directory; removed with this value unless it is to be kept.
+/// A verb's own directory; removed with this value unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Dir {
     pub(crate) path: PathBuf,
@@ -38,10 +38,10 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    pub(crate) fn new(keep: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn new(verb: &str, keep: Option<&Path>) -> Result<Self, Failure> {
         let path = match keep {
             Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            None => std::env::temp_dir().join(format!("coroner-demo-{}", ulid::Ulid::generate())),
+            None => std::env::temp_dir().join(format!("coroner-{verb}-{}", ulid::Ulid::generate())),
         };
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(keep.is_some()).mode(0o700).create(&path);
@@ -233,7 +233,7 @@ impl Stage {
 }
 
 /// The program that runs now.
-fn ourselves() -> Result<Command, Failure> {
+pub(crate) fn ourselves() -> Result<Command, Failure> {
     let program = std::env::current_exe()
         .map_err(|e| Failure::new(Code::Internal, format!("Where this program lies cannot be told: {e}.")))?;
     Ok(Command::new(program))
@@ -250,7 +250,7 @@ async fn player(verb: &str, name: &str, url: &str, redis: &str, dir: &Path) -> R
     Ok(Player { name: name.to_owned(), address, _process: process })
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let file = fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut f| f.write_all(text.as_bytes()))
@@ -258,7 +258,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// The kernel takes 107 bytes of path for a socket.
-fn socket_path(dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     let inside = dir.join("coroner.sock");
     if inside.as_os_str().len() <= 107 {
         inside

@@ -81,7 +81,7 @@ impl Teller<'_> {
 /// Plays the whole.
 pub(super) async fn tell(context: &Context, args: &Args) -> Result<Exit, Failure> {
     let program = server::find()?;
-    let mut dir = Dir::new(args.keep.as_deref())?;
+    let mut dir = Dir::new("demo", args.keep.as_deref())?;
     let teller = Teller { context, begun: now() };
     let paint = context.paint;
     teller.say(&paint.bold("A Redis primary and a standby, three nodes, a sender, and the arbiter, on loopback."))?;
