@@ -2,6 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{
@@ -39,8 +40,8 @@ pub enum ClientError {
         address: String,
         /// Why not, in words.
         detail: String,
-        /// Whether nobody listens there (the machine answered and refused).
-        is_refused: bool,
+        /// The same as the operating system says it: refused, timed out.
+        kind: io::ErrorKind,
     },
     /// It was sent, at least in part, and no answer came: it may have happened.
     #[error("{address} did not answer: {detail}; it may have happened")]
@@ -49,6 +50,8 @@ pub enum ClientError {
         address: String,
         /// Why not, in words.
         detail: String,
+        /// The same as the operating system says it. `InvalidData`: it answered, but not as a relay does.
+        kind: io::ErrorKind,
     },
 }
 
@@ -57,6 +60,14 @@ impl ClientError {
     #[must_use]
     pub const fn may_have_happened(&self) -> bool {
         matches!(self, Self::NoAnswer { .. })
+    }
+
+    /// How it failed, as the operating system says it.
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Connect { kind, .. } | Self::NoAnswer { kind, .. } => *kind,
+        }
     }
 }
 
@@ -81,14 +92,33 @@ impl Control {
         Ok(Self { address: address.to_owned(), link: Some(link) })
     }
 
+    /// Uses a connection that the caller opened to `address`, and bounds in time.
+    ///
+    /// # Errors
+    /// It broke at once.
+    pub async fn over(stream: TcpStream, address: &str) -> Result<Self, ClientError> {
+        let link = Link::over(stream, &Hello::Control).await.map_err(|e| unreachable(address, &e))?;
+        Ok(Self { address: address.to_owned(), link: Some(link) })
+    }
+
+    /// Whether the connection is of no more use, found without sending anything. That of a frozen relay is open.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let Some(link) = &self.link else { return true };
+        let mut byte = [0_u8; 1];
+        // `peek` takes nothing out of the stream; whatever waits there was not asked for.
+        link.reader.get_ref().as_ref().peek(&mut byte).now_or_never().is_some()
+    }
+
     /// Asks, and waits for the answer. After an error the connection is of no more use.
     ///
     /// # Errors
     /// [`ClientError::may_have_happened`] says whether what was asked may have happened.
     pub async fn ask(&mut self, request: &Request, within: Duration) -> Result<Answer, ClientError> {
-        let none = |detail: &dyn fmt::Display| ClientError::NoAnswer {
+        let none = |detail: &dyn fmt::Display, kind| ClientError::NoAnswer {
             address: self.address.clone(),
             detail: detail.to_string(),
+            kind,
         };
         let spent = || unreachable(&self.address, &io::Error::other("the connection broke before; connect anew"));
         // Taken out: whoever gives up halfway must not read the answer to this question as that to the next.
@@ -103,8 +133,8 @@ impl Control {
                 self.link = Some(link);
                 Ok(answer)
             }
-            Ok(Err(e)) => Err(none(&e)),
-            Err(_) => Err(none(&format_args!("not within {within:?}"))),
+            Ok(Err(e)) => Err(none(&e, e.kind())),
+            Err(_) => Err(none(&format_args!("not within {within:?}"), io::ErrorKind::TimedOut)),
         }
     }
 
@@ -120,8 +150,7 @@ impl Control {
 }
 
 fn unreachable(address: &str, error: &io::Error) -> ClientError {
-    let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
-    ClientError::Connect { address: address.to_owned(), detail: error.to_string(), is_refused }
+    ClientError::Connect { address: address.to_owned(), detail: error.to_string(), kind: error.kind() }
 }
 
 /// Both halves of a connection.
@@ -139,7 +168,10 @@ enum Greeted {
 
 impl Link {
     async fn open(address: &str, hello: &Hello) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, hello).await
+    }
+
+    async fn over(stream: TcpStream, hello: &Hello) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (reader, mut writer) = stream.into_split();
         writer.write_all(&wire::json(Kind::Hello, hello)?).await?;

@@ -273,6 +273,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { reader, buffer: BytesMut::new(), limit }
     }
 
+    /// What it reads from.
+    pub(super) const fn get_ref(&self) -> &R {
+        &self.reader
+    }
+
     /// From now on frames may be so large.
     pub(super) const fn allow(&mut self, limit: usize) {
         self.limit = limit;
