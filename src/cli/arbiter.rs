@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Check the file and the store, say what would be run, and end.
     #[arg(long)]
     pub(super) check_only: bool,
+    /// End when standard input ends, so that it does not outlive the one who started it.
+    #[arg(long, hide = true)]
+    pub(super) until_stdin_ends: bool,
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
@@ -33,6 +36,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         let clusters = config.policy.clusters.len();
         tracing::info!(clusters, policy = %config.policy.hash, "the arbiter could be run with this file");
         return Ok(Exit::OK);
+    }
+    if args.until_stdin_ends {
+        // A thread, since reading standard input blocks. The signal is how it is stopped otherwise, too.
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
+        });
     }
     arbiter::run(&args.config, args.instance.as_deref()).await.map_err(failure)?;
     Ok(Exit::OK)

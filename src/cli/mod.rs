@@ -1,6 +1,7 @@
 //! One file per verb.
 
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -34,10 +35,12 @@ pub mod kinds;
 mod man;
 mod pause;
 mod rejoin;
+mod relay;
 mod reload;
 mod resume;
 mod schema;
 pub mod status;
+mod stdio;
 mod switchover;
 pub mod watch;
 pub mod why;
@@ -123,12 +126,16 @@ enum Verb {
     Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
+    /// Speak the JSON line protocol on standard input and output, with a real pair behind it.
+    Stdio(stdio::Args),
     /// A node of the demo.
     #[command(hide = true)]
     DemoNode(demo::node::Args),
     /// The sender of the demo.
     #[command(hide = true)]
     DemoSender(demo::sender::Args),
+    /// The broker of this package: a small relay with a log on shared storage, and its shadow.
+    Relay(relay::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// Print the manual page, or write all pages to a directory.
@@ -218,7 +225,18 @@ pub fn command() -> clap::Command {
 /// Parses the arguments, runs the verb, and turns the result into an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match command().try_get_matches().and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+    main_with(std::env::args_os())
+}
+
+/// The same for the program `coroner-relay`, whose arguments are those of `coroner relay`.
+#[must_use]
+pub fn relay_main() -> ExitCode {
+    let mut words = std::env::args_os();
+    main_with(words.next().into_iter().chain([OsString::from("relay")]).chain(words))
+}
+
+fn main_with(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not errors. A reader that went away is no error either.
@@ -262,8 +280,8 @@ const MOST_WORKERS: usize = 4;
 
 fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     let mut builder = match verb {
-        Verb::Arbiter(_) => {
-            // The decision has the main thread to itself; these serve the network. More of them would wake one another
+        Verb::Arbiter(_) | Verb::Relay(_) => {
+            // The decision (a relay's storage) has a thread to itself; these serve the network. More of them would wake one another
             // up for little, and each costs memory.
             let cores = std::thread::available_parallelism().map_or(2, usize::from);
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -311,8 +329,10 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Epoch(args) => epoch::run(context, &args).await,
         Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
+        Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
+        Verb::Relay(args) => relay::run(context, args).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
         Verb::Schema(args) => schema::run(&args),
