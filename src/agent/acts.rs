@@ -504,3 +504,113 @@ impl GuardedActs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::{fence::AnyFence, model::Epoch};
+
+    /// A host on which everything works, but for keeping, if it is told so.
+    #[derive(Default)]
+    struct Host {
+        cannot_keep: AtomicBool,
+        lifted: AtomicU32,
+    }
+
+    #[async_trait]
+    impl HostActs for Host {
+        async fn prepare(&self) -> Result<String, String> {
+            Ok(String::new())
+        }
+        async fn inhibit_restart(&self) -> Result<String, String> {
+            Ok("inhibited".into())
+        }
+        async fn kill(&self, _: Duration) -> Result<String, String> {
+            Ok("killed".into())
+        }
+        async fn lift(&self) -> Result<String, String> {
+            self.lifted.fetch_add(1, Ordering::Relaxed);
+            Ok("told to start".into())
+        }
+        async fn preserve(&self, _: &Order, _: Duration) -> String {
+            String::new()
+        }
+        async fn announce_kept(&self) -> String {
+            "it leaves its log".into()
+        }
+        async fn keep(&self, _: &Order) -> Result<String, String> {
+            if self.cannot_keep.load(Ordering::Relaxed) { Err("the disk is full".into()) } else { Ok("kept".into()) }
+        }
+        async fn rehearse_kill(&self) -> FenceHealth {
+            FenceHealth { usable: Some(true), detail: String::new() }
+        }
+        async fn close_gate(&self) -> Result<(), String> {
+            Err("none".into())
+        }
+        async fn drill_gate(&self) -> Result<String, String> {
+            Err("none".into())
+        }
+    }
+
+    fn guarded(path: &std::path::Path, host: &Arc<Host>) -> (GuardedActs, Order) {
+        let flag: AnyFence = serde_json::from_value(serde_json::json!({ "file_flag": {
+            "path": path, "key": "read-only", "fenced": "true", "unfenced": "false",
+            "format": "java_properties", "follows_role": true,
+        }}))
+        .unwrap();
+        let target = Target { cluster: "c".into(), member: "a".into(), address: "127.0.0.1:1".into() };
+        let acts = GuardedActs {
+            target: target.clone(),
+            broker: None,
+            host: Arc::<Host>::clone(host),
+            gate_ports: Vec::new(),
+            has_gate: false,
+            is_gate_proven: AtomicBool::new(false),
+            stopping: Mutex::new(()),
+            fences: [("properties".to_owned(), flag.build(None, None).unwrap())].into(),
+        };
+        (acts, Order { target, epoch: Epoch(2), incident: "01TEST".into() })
+    }
+
+    #[tokio::test]
+    async fn what_was_killed_starts_as_a_standby_and_only_once_its_log_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cluster.properties");
+        std::fs::write(&file, "# mine\nread-only : false\n").unwrap();
+        let host = Arc::<Host>::default();
+        let (acts, order) = guarded(&file, &host);
+        let within = Duration::from_secs(5);
+        let report = acts.fence("kill", &order, Duration::ZERO, within).await;
+        assert!(report.proof == Proof::Stopped && report.detail.contains("it leaves its log"), "{report:?}");
+
+        host.cannot_keep.store(true, Ordering::Relaxed);
+        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, within).await else { panic!() };
+        assert!(!error.may_have_happened && error.detail.contains("the disk is full"), "{error}");
+        assert_eq!(host.lifted.load(Ordering::Relaxed), 0, "it may not run before");
+        host.cannot_keep.store(false, Ordering::Relaxed);
+        let Ok(done) = acts.unfence("kill", &order, within).await else { panic!() };
+        assert!(done.detail.contains("kept; told to start"), "{}", done.detail);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : true\n");
+
+        // Lifting the flag's own fence leaves it; a promotion takes it away.
+        assert!(acts.unfence("properties", &order, within).await.is_ok());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : true\n");
+        let done = acts.starts_as_primary(&order, within, Done::new("promoted")).await;
+        assert!(done.detail.starts_with("promoted; properties: put back"), "{}", done.detail);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : false\n");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_started_whose_file_cannot_say_that_it_is_a_standby() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Arc::<Host>::default();
+        let (acts, order) = guarded(&directory.path().join("missing"), &host);
+        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, Duration::from_secs(5)).await else { panic!() };
+        assert!(!error.may_have_happened && error.detail.contains("could be started as a primary"), "{error}");
+        assert_eq!(host.lifted.load(Ordering::Relaxed), 0);
+        let done = acts.starts_as_primary(&order, Duration::from_secs(5), Done::new("promoted")).await;
+        assert!(done.detail.contains("A RESTART WOULD MAKE IT READ-ONLY"), "{}", done.detail);
+    }
+}

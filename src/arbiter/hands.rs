@@ -162,6 +162,16 @@ impl Hands {
         }
     }
 
+    /// Runs all redirect methods outside a saga: the same primary is told once more.
+    pub async fn redirect_again(&self, order: &Order, methods: &[MethodPolicy]) -> Vec<(String, StepResult)> {
+        let one = async |(redirect, method): (&Arc<dyn Redirect>, &MethodPolicy)| {
+            let result = redirect.redirect(order, &self.nodes, method.deadline).await;
+            (method.label.clone(), result)
+        };
+        let all = self.redirects.iter().zip(methods).filter(|(_, m)| m.applies_to(&order.target.member));
+        futures::future::join_all(all.map(one)).await
+    }
+
     /// An act at a member: by its agent where one is heard, since that takes whatever path is left; else directly.
     async fn at_member(&self, run: &Run) -> StepResult {
         let (order, deadline) = (&run.order, run.deadline);
