@@ -40,6 +40,7 @@ mod reload;
 mod resume;
 mod schema;
 pub mod status;
+mod stdio;
 mod switchover;
 pub mod watch;
 pub mod why;
@@ -125,6 +126,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
+    /// Speak the JSON line protocol on standard input and output, with a real pair behind it.
+    Stdio(stdio::Args),
     /// A node of the demo.
     #[command(hide = true)]
     DemoNode(demo::node::Args),
@@ -327,6 +330,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Epoch(args) => epoch::run(context, &args).await,
         Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
+        Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
         Verb::Relay(args) => relay::run(context, args).await,

@@ -19,16 +19,16 @@ use super::{
 
 mod cable;
 mod file;
-mod follow;
+pub(super) mod follow;
 mod gaps;
 mod kind;
 mod link;
 pub mod node;
-mod process;
+pub(super) mod process;
 mod ranges;
 pub mod sender;
-mod server;
-mod stage;
+pub(super) mod server;
+pub(super) mod stage;
 mod story;
 
 /// Show a failover on this machine.

@@ -32,7 +32,7 @@ use crate::{
 /// The cluster's name in the demo.
 pub(crate) const CLUSTER: &str = "demo";
 
-/// The demo's directory; removed with this value unless it is to be kept.
+/// A verb's own directory; removed with this value unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Dir {
     pub(crate) path: PathBuf,
@@ -40,10 +40,10 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    pub(crate) fn new(keep: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn new(verb: &str, keep: Option<&Path>) -> Result<Self, Failure> {
         let path = match keep {
             Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            None => std::env::temp_dir().join(format!("coroner-demo-{}", ulid::Ulid::generate())),
+            None => std::env::temp_dir().join(format!("coroner-{verb}-{}", ulid::Ulid::generate())),
         };
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(keep.is_some()).mode(0o700).create(&path);
@@ -270,7 +270,7 @@ impl Players<'_> {
     }
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let file = fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut f| f.write_all(text.as_bytes()))
@@ -278,7 +278,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// The kernel takes 107 bytes of path for a socket.
-fn socket_path(dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     let inside = dir.join("coroner.sock");
     if inside.as_os_str().len() <= 107 {
         inside

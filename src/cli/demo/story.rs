@@ -98,7 +98,7 @@ impl Teller<'_> {
 pub(super) async fn tell(context: &Context, args: &Args) -> Result<Exit, Failure> {
     let kind = args.broker.kind();
     kind.check()?;
-    let mut dir = Dir::new(args.keep.as_deref())?;
+    let mut dir = Dir::new("demo", args.keep.as_deref())?;
     let teller = Teller { context, begun: now() };
     let paint = context.paint;
     teller.say(&paint.bold(&format!("{}, three nodes, a sender, and the arbiter, on loopback.", kind.cast())))?;
