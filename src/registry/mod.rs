@@ -23,10 +23,16 @@ use std::time::Duration;
 
 mod address;
 pub mod etcd;
+pub mod mongodb;
 mod names;
 mod open;
 pub mod redis;
 mod seen;
+mod sql;
+
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+pub(crate) mod sqlite;
 
 pub use open::{OpenError, Options, open};
 

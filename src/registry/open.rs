@@ -57,11 +57,11 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, OpenError
         ));
     };
     match scheme {
-        "sqlite" => not_built_in("sqlite"),
-        "postgres" | "postgresql" => not_built_in("postgres"),
-        "mysql" | "mariadb" => not_built_in("mysql"),
+        "sqlite" => super::sqlite::open(url, options),
+        "postgres" | "postgresql" => super::postgres::open(url, options),
+        "mysql" | "mariadb" => super::mysql::open(url, options),
         "redis" | "rediss" => built(super::redis::Redis::open(url, options)),
-        "mongodb" | "mongodb+srv" => not_built_in("mongodb"),
+        "mongodb" | "mongodb+srv" => built(super::mongodb::Mongodb::open(url, options)),
         "etcd" | "etcds" => built(super::etcd::Etcd::open(url, options)),
         // What stands before the first colon of something that is no URL may be anything, a password too.
         other if other.len() <= 12 && other.chars().all(|c| c.is_ascii_lowercase()) => {
@@ -73,10 +73,6 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, OpenError
 
 fn built<R: Registry + 'static>(opened: Result<R, String>) -> Result<Arc<dyn Registry>, OpenError> {
     opened.map(|registry| Arc::new(registry) as Arc<dyn Registry>).map_err(OpenError::Invalid)
-}
-
-fn not_built_in(name: &str) -> Result<Arc<dyn Registry>, OpenError> {
-    Err(OpenError::Invalid(format!("{name} is not built in")))
 }
 
 fn check_options(options: &Options) -> Result<(), OpenError> {
@@ -97,6 +93,44 @@ fn check_options(options: &Options) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refused(url: &str) -> String {
+        open(url, &Options::default()).map(|r| r.label()).expect_err("not to be opened").to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_url() {
+        for url in [
+            "hunter2",
+            "postgre://user:hunter2@host/db",
+            "postgres://user:hunter2@host:70000/db",
+            "mysql://user:hunter2@ho st/db",
+            "mysql://user:hunter2@host/db?ssl-mode=hunter2",
+            "postgres://user:hunter2@host/db?sslmode=hunter2",
+            "hunter2:x",
+            "sqlite:",
+            "",
+        ] {
+            let said = refused(url);
+            assert!(!said.contains("hunter2"), "{url}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_label_shows_no_password() {
+        let options = Options { password: Some(Secret::new("hunter2".into())), ..Options::default() };
+        for (url, label) in [
+            ("postgres://u:hunter2@db.example:5433/coroner", "postgres at db.example:5433/coroner"),
+            ("postgresql://u:hunter2@db.example", "postgres at db.example:5432/u"),
+            ("mysql://u:hunter2@db.example/coroner", "mysql at db.example:3306/coroner"),
+            ("mariadb://u:hunter2@db.example/coroner?ssl-mode=DISABLED", "mysql at db.example:3306/coroner"),
+            ("sqlite:/var/lib/elect.db", "sqlite at /var/lib/elect.db"),
+            ("sqlite:///var/lib/elect.db", "sqlite at /var/lib/elect.db"),
+        ] {
+            assert_eq!(open(url, &options).map(|r| r.label()), Ok(label.to_owned()));
+        }
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
 
     #[test]
     fn a_prefix_is_the_beginning_of_a_name() {
