@@ -233,14 +233,15 @@ pub fn relay_main() -> ExitCode {
 }
 
 fn main_with(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, not errors. A reader that went away is no error either.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
-        }
-    };
+    let cli =
+        match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help and version are answers, not errors. A reader that went away is no error either.
+                let _ = error.print();
+                return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+            }
+        };
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let context = Context { format: cli.output, connect: cli.connect, paint: Paint::for_stdout() };
