@@ -135,7 +135,7 @@ enum Verb {
     #[command(hide = true)]
     DemoSender(demo::sender::Args),
     /// The broker of this package: a small relay with a log on shared storage, and its shadow.
-    Relay(relay::Args),
+    Relay(Box<relay::Args>),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// Print the manual page, or write all pages to a directory.
@@ -333,7 +333,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
-        Verb::Relay(args) => relay::run(context, args).await,
+        Verb::Relay(args) => relay::run(context, *args).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
         Verb::Schema(args) => schema::run(&args),
