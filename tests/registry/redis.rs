@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coroner::registry::{Options, Registry as _, RegistryError, redis::Redis};
+use coroner::registry::{Options, RegistryError, redis::Redis};
 
 use crate::{
     conformance::{self, fresh, join, leader, put},

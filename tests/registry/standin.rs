@@ -258,7 +258,7 @@ fn command(shared: &Shared, command: &Document) -> Result<Document, Refusal> {
         Some(Bson::Binary(id)) => Some(id.bytes.clone()),
         _ => None,
     });
-    let in_transaction = command.get_bool("autocommit") == Ok(false);
+    let in_transaction = command.get_bool("autocommit").ok() == Some(false);
     let number = command.get_i64("txnNumber").unwrap_or(0);
     let transaction = session.filter(|_| in_transaction).map(|session| (session, number));
     match name.as_str() {
@@ -302,7 +302,7 @@ fn command(shared: &Shared, command: &Document) -> Result<Document, Refusal> {
         let result = work(&mut data.collections, name, &collection, command, now, &mut touched);
         return result;
     };
-    if command.get_bool("startTransaction") == Ok(true) {
+    if command.get_bool("startTransaction").ok() == Some(true) {
         let snapshot = data.collections.clone();
         let new = Transaction { written: snapshot.clone(), snapshot, touched: Vec::new() };
         data.transactions.insert(key.clone(), new);
@@ -357,7 +357,7 @@ fn work(
                 }
             }
             // In the order of `_id` by nature of the map; that is the only order that is asked for.
-            if command.get_document("sort").is_ok_and(|sort| sort.get_i32("_id") == Ok(-1)) {
+            if command.get_document("sort").is_ok_and(|sort| sort.get_i32("_id").ok() == Some(-1)) {
                 found.reverse();
             }
             let limit = command.get_i64("limit").or_else(|_| command.get_i32("limit").map(i64::from)).unwrap_or(0);
@@ -410,7 +410,7 @@ fn work(
             Ok(doc! { "n": n })
         }
         "findAndModify" => {
-            assert_eq!(command.get_bool("new"), Ok(true), "the registry wants what it made");
+            assert_eq!(command.get_bool("new").ok(), Some(true), "the registry wants what it made");
             let upsert = command.get_bool("upsert").unwrap_or(false);
             let filter = command.get_document("query").unwrap();
             let done = modify(store, filter, command.get("update").unwrap(), upsert, now)?;
