@@ -88,6 +88,16 @@ impl Process {
         let _ = nix::sys::signal::kill(self.pid, signal);
     }
 
+    /// SIGSTOP, and waits until each of its threads stands still: the signal alone is under way for a moment.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stands = |stat: &Path| fs::read_to_string(stat).is_ok_and(|text| text.contains(") T "));
+        let tasks = format!("/proc/{}/task", self.pid);
+        while !fs::read_dir(&tasks).unwrap().all(|task| stands(&task.unwrap().path().join("stat"))) {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     async fn end(&mut self) {
         let _ = killpg(self.pid, Signal::SIGKILL);
         self.signal(Signal::SIGKILL);
@@ -261,7 +271,10 @@ impl House {
                 nodes.all(|n| n["follows"] == cluster["primary"] && n["epoch"] == cluster["epoch"])
             });
             let rest = cluster["primary"] == primary && cluster["incident"].is_null() && cluster["verdict"] == "alive";
-            rest && cluster["ready"] == true && all_follow && house.is_linked(other).await
+            // The cooldown is over as soon as somebody takes note.
+            let blocks = |g: &Value| g["blocks"] == true && g["guard"] != "cooldown";
+            let nothing_blocks = cluster["blocking"].as_array().is_none_or(|guards| !guards.iter().any(blocks));
+            rest && nothing_blocks && all_follow && house.is_linked(other).await
         })
         .await;
     }
@@ -356,7 +369,7 @@ fn free_port() -> u16 {
 
 fn start_relay(dir: &Path, name: &str, port: u16, follows: Option<u16>, arbiter: SocketAddr) -> Process {
     let mut words: Vec<String> =
-        ["relay", "--name", name, "--listen", &local(port).to_string()].map(str::to_owned).into();
+        ["relay", "serve", "--name", name, "--listen", &local(port).to_string()].map(str::to_owned).into();
     words.extend(["--storage".to_owned(), dir.join("storage").display().to_string()]);
     words.extend(["--arbiter".to_owned(), format!("http://{arbiter}")]);
     words.extend(["--token-file".to_owned(), dir.join(format!("{name}.token")).display().to_string()]);
