@@ -401,8 +401,8 @@ impl Driver {
     fn redirect_again(&self, cluster: &ClusterName, rule: &RuleName) {
         let view = self.engine.primaries().into_iter().find(|view| view.cluster == *cluster);
         let Some(PrimaryView { primary: Some(member), address: Some(address), epoch, .. }) = view else { return };
-        let policy = self.engine.policy().clusters.get(cluster);
-        let (Some(hands), Some(policy)) = (self.hands.get(cluster), policy) else { return };
+        let policy = self.engine.policy();
+        let (Some(hands), Some(policy)) = (self.hands.get(cluster), policy.clusters.get(cluster)) else { return };
         if policy.mode != Mode::Auto || self.engine.incident(cluster).is_some() {
             tracing::warn!(%cluster, %rule, "nobody is redirected by the rule: the mode is not auto, or an incident is under way");
             return;

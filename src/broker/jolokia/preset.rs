@@ -28,10 +28,11 @@ impl Preset {
 }
 
 fn graphdb(config: &mut Jolokia) -> Result<(), String> {
-    if config.repository.is_none() && config.members.values().any(|facts| !facts.contains_key("repository")) {
+    let each_has = |word: &str| !config.members.is_empty() && config.members.values().all(|f| f.contains_key(word));
+    if config.repository.is_none() && !each_has("repository") {
         return Err("the preset `graphdb` needs `repository`, the name of the masters' repository".into());
     }
-    if config.members.len() < 2 || config.members.values().any(|facts| !facts.contains_key("node")) {
+    if config.members.len() < 2 || !each_has("node") {
         let example = "members: { master-1: { node: \"http://10.0.0.11:7200/repositories/cluster\" }, … }";
         return Err(format!("the preset `graphdb` needs the `node` of each master: `{example}`"));
     }
@@ -44,8 +45,7 @@ fn graphdb(config: &mut Jolokia) -> Result<(), String> {
     };
     // A peer is named by its node and found by it; some set-ups give it an id of its own.
     let id = |whose: &str| {
-        let has_ids = config.members.values().all(|facts| facts.contains_key("id"));
-        if has_ids { format!("{{{whose}id}}") } else { format!("{{{whose}node}}") }
+        if each_has("id") { format!("{{{whose}id}}") } else { format!("{{{whose}node}}") }
     };
     let (own_id, other_id) = (id(""), id("other."));
     let add_peer = |name: &str, at, id: &str, node: &str| Step {
