@@ -153,8 +153,16 @@ async fn the_read_only_flag_is_proved_by_a_write() {
     assert_eq!(lab.writers(), 0);
     let after = broker.forbidden_write(&order(&at_a, 2), SOON).await;
     assert_eq!(after.on_new, WriteOutcome::Refused);
-    broker.make_writable(&order(&at_a, 2), SOON).await.unwrap();
-    assert_eq!(lab.writers(), 1);
+    // Given back during a split, it does not wait for the other one.
+    lab.split(true);
+    eventually("they miss each other", || lab.a.read("PeerStatus").to_string().contains("[OFF]"));
+    for _ in 0..2 {
+        broker.make_writable(&order(&at_a, 2), SOON).await.unwrap();
+        assert_eq!(lab.writers(), 1);
+        assert_eq!(lab.a.read("SyncPeers"), json!([lab.b.node()]));
+    }
+    lab.split(false);
+    lab.wait_synced();
     // Without a write of the service, a flag is a claim.
     let mut config = lab.config();
     config["try_write"] = json!({"url": "http://127.0.0.1:1/", "content_type": "text/plain", "body": ""});

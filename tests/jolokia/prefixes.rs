@@ -29,9 +29,11 @@ async fn the_whole_runbook_is_restartable_at_every_request() {
     let through = Cutter::before(lab.b.port);
     let kind = broker(lab.config());
     let at_b = target("master-2", through.port);
+    lab.a.kill();
     // The promotion.
     let cuts = at_every_request(async |number, arrived| {
-        lab.a.kill();
+        // Where it was: the second read-only and peered, the first dead.
+        back(&lab);
         epoch += 1;
         through.cut(number, arrived);
         let first = undone_or_uncertain(kind.promote(&order(&at_b, epoch), SOON).await);
@@ -47,10 +49,6 @@ async fn the_whole_runbook_is_restartable_at_every_request() {
         let done = kind.promote(&order(&at_b, epoch), SOON).await.unwrap();
         assert_eq!(done.position, Some(3), "{}", done.detail);
         assert_eq!((lab.b.read("ReadOnly"), lab.writers()), (serde_json::json!(false), 1));
-        if was_cut {
-            // Back to where it was: the second read-only and peered, the first primary.
-            back(&mut lab);
-        }
         was_cut
     })
     .await;
@@ -93,7 +91,7 @@ fn exec(master: &crate::lab::Master, operation: &str, arguments: &[&str]) {
     assert_eq!(answer["status"], 200, "{answer}");
 }
 
-fn back(lab: &mut Lab) {
+fn back(lab: &Lab) {
     let mbean = "ReplicationCluster:name=ClusterInfo/cluster";
     lab.b.jolokia(&serde_json::json!({"type": "write", "mbean": mbean, "attribute": "ReadOnly", "value": true}));
     let node = lab.a.node();
