@@ -133,6 +133,7 @@ impl Dialect for Server {
             // A lock was not to be had in time; deadlock, which is what Galera answers too; a changed record.
             Some(1205 | 1213 | 1020) => Meaning::Again,
             Some(1062) => Meaning::Taken,
+            Some(1146) => Meaning::NoTable,
             _ => Meaning::Other,
         }
     }

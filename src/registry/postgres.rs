@@ -130,6 +130,7 @@ impl Dialect for Server {
             // The session was ended before this was asked: idle in a transaction; a deferred constraint.
             Some("25P02" | "25P03" | "40000" | "40002") => Meaning::RolledBack,
             Some("23505") => Meaning::Taken,
+            Some("42P01") => Meaning::NoTable,
             _ => Meaning::Other,
         }
     }
