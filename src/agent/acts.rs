@@ -21,8 +21,8 @@ use crate::{
     fence::{Fence, agent::Agent},
     mesh::{message::DeedOrder, party::Input},
     model::{
-        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, FenceVerdict, MemberName, Order, Outcome, Proof, StepResult,
-        Target,
+        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, FenceVerdict, MemberName, Order, Outcome, Proof,
+        StepResult, Target,
         agent::{Deed, DeedResult, Refusal},
         time::human,
     },

@@ -114,7 +114,9 @@ impl JolokiaBroker {
             preset.fill(&mut config).map_err(|why| format!("jolokia: {why}"))?;
         }
         if config.primary.is_none() {
-            return Err("jolokia: `primary` is missing: how is a primary told from a standby? Write it, or a `preset`".into());
+            return Err(
+                "jolokia: `primary` is missing: how is a primary told from a standby? Write it, or a `preset`".into()
+            );
         }
         let checks = [&config.alive, &config.primary, &config.writable, &config.link];
         let sound = checks.into_iter().flatten().try_for_each(Check::check);
@@ -161,7 +163,10 @@ impl JolokiaBroker {
                     Ok(Fact::Ok { latency: watch.elapsed() })
                 } else {
                     let wanted = alive.describe(&self.words(target, None));
-                    Err(Failure::new(FailureKind::WrongAnswer, format!("{} is {value}, wanted: {wanted}", alive.attribute)))
+                    Err(Failure::new(
+                        FailureKind::WrongAnswer,
+                        format!("{} is {value}, wanted: {wanted}", alive.attribute),
+                    ))
                 }
             }
             Ask::Role => self.role(target, limit).await.map(Fact::Role),
@@ -185,7 +190,9 @@ impl JolokiaBroker {
         let Some(primary) = &self.config.primary else { return Err(not_written("primary")) };
         let others = self.others(target);
         let mut requests = vec![self.read_of(target, primary, None)];
-        requests.extend(self.config.position.as_ref().map(|read| self.words(target, None).read(read, &self.mbean_at(target))));
+        requests.extend(
+            self.config.position.as_ref().map(|read| self.words(target, None).read(read, &self.mbean_at(target))),
+        );
         let first_link = requests.len();
         if let Some(link) = &self.config.link {
             requests.extend(others.iter().map(|other| self.read_of(target, link, Some(other))));
@@ -253,9 +260,11 @@ impl JolokiaBroker {
         let (url, body) = (words.put_into(&write.url), words.put_into(&write.body));
         match self.door.post(&url, &write.content_type, body, limit).await {
             Ok((200..=299, _)) => (WriteOutcome::Accepted, None, "accepted".into()),
-            Ok((status, text)) if is_read_only(&text) => {
-                (WriteOutcome::Refused, Some(FailureKind::ReadOnly), format!("refused with HTTP {status}: {}", first_line(&text)))
-            }
+            Ok((status, text)) if is_read_only(&text) => (
+                WriteOutcome::Refused,
+                Some(FailureKind::ReadOnly),
+                format!("refused with HTTP {status}: {}", first_line(&text)),
+            ),
             Ok((status, text)) => {
                 let kind = protocol::judge_http(status).err().map(|failure| failure.kind);
                 let said = format!("HTTP {status}, which does not say that it is read-only: {}", first_line(&text));
@@ -302,7 +311,9 @@ impl Broker for JolokiaBroker {
         match tokio::time::timeout(limit, self.look(ask, target, limit)).await {
             Ok(Ok(fact)) => Outcome::Fact(fact),
             Ok(Err(failure)) => Outcome::Failure(failure),
-            Err(_) => Outcome::Failure(Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit)))),
+            Err(_) => {
+                Outcome::Failure(Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit))))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::exit::{Code, Exit, Failure};
 use crate::{
     elect::{
         guard::{self, Deadlines, Launch},
-        keeper::Options,
+        keeper::{self, Options},
         runner::{self, OnExit, RunError},
     },
     model::{Secret, Span, Time},
@@ -106,8 +106,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         ..Options::new(args.group, instance)
     };
     options.check().map_err(|error| Failure::new(Code::Usage, format!("{error}.")))?;
-    // The keeper gives up earlier; this bounds what it no longer waits for.
-    let registry = args.store.open(options.valid_for.max(Duration::from_millis(100)))?;
+    let registry = args.store.open(keeper::call_within(&options).max(Duration::from_millis(10)))?;
     let listen =
         |kind| signal(kind).map_err(|e| Failure::new(Code::Internal, format!("Signals cannot be heard: {e}.")));
     let (mut term, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);

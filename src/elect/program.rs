@@ -65,7 +65,7 @@ impl Program {
         command.env("CORONER_EPOCH", epoch.to_string());
         command.env("CORONER_GROUP", &spec.group).env("CORONER_INSTANCE", &spec.instance);
         // A secret of the election is none of the program's.
-        command.env_remove("CORONER_STORE_PASSWORD");
+        command.env_remove("CORONER_STORE_PASSWORD").env_remove("CORONER_STORE");
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         let guard = command.spawn()?;
         let number = guard.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(0);

@@ -1,7 +1,11 @@
 //! `coroner elect` as real processes: who runs the program, and that never two do.
 
-#[path = "../common/redis.rs"]
-mod redis;
+#![allow(unreachable_pub, reason = "what the modules of a test share")]
+
+#[path = "../common/databases.rs"]
+mod databases;
+#[path = "../registry/kv.rs"]
+mod kv;
 
 mod lab;
 mod processes;

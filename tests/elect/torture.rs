@@ -1,5 +1,5 @@
 //! Ten instances on one store, with kills, pauses and cuts at random. `CORONER_ELECT_EVENTS=200` makes it long;
-//! `CORONER_ELECT_STORES`, URLs of running servers divided by blanks, names the stores to use instead; `CORONER_ELECT_SEED`
+//! `CORONER_ELECT_STORES` names more stores than SQLite and Redis: `postgres mysql etcd`, or URLs of running servers; `CORONER_ELECT_SEED`
 //! repeats a run, as far as processes let themselves be repeated.
 
 use std::{
@@ -15,9 +15,10 @@ use nix::{
 };
 
 use crate::{
+    databases::{Kind, Server},
+    kv,
     lab::{Instance, Lab, now},
     proxy::Proxy,
-    redis::RedisServer,
 };
 
 const INSTANCES: usize = 10;
@@ -148,15 +149,43 @@ fn torture(url: &str, seed: u64, events: u64) {
     );
 }
 
+fn budget() -> (u64, u64) {
+    (number("CORONER_ELECT_SEED").unwrap_or(4), number("CORONER_ELECT_EVENTS").unwrap_or(12))
+}
+
+fn by_sqlite(seed: u64, events: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    torture(&format!("sqlite:{}", dir.path().join("elect.db").display()), seed, events);
+}
+
+fn by_redis(seed: u64, events: u64) {
+    torture(&kv::Server::start(kv::Kind::Redis).url(), seed, events);
+}
+
 #[test]
-fn never_two_programs_at_once() {
-    let events = number("CORONER_ELECT_EVENTS").unwrap_or(12);
-    let seed = number("CORONER_ELECT_SEED").unwrap_or(4);
-    match std::env::var("CORONER_ELECT_STORES") {
-        Ok(urls) => urls.split_whitespace().for_each(|url| torture(url, seed, events)),
-        Err(_) => {
-            let dir = tempfile::tempdir().unwrap();
-            torture(&format!("sqlite:{}", dir.path().join("elect.db").display()), seed, events);
+fn never_two_programs_at_once_by_sqlite() {
+    let (seed, events) = budget();
+    by_sqlite(seed, events);
+}
+
+#[test]
+fn never_two_programs_at_once_by_redis() {
+    let (seed, events) = budget();
+    by_redis(seed, events);
+}
+
+/// Nothing is named by default: the two above are the small budget.
+#[test]
+fn never_two_programs_at_once_by_the_stores_that_are_named() {
+    let (seed, events) = budget();
+    for name in std::env::var("CORONER_ELECT_STORES").unwrap_or_default().split_whitespace() {
+        match name {
+            "sqlite" => by_sqlite(seed, events),
+            "redis" => by_redis(seed, events),
+            "etcd" => torture(&kv::Server::start(kv::Kind::Etcd).url(), seed, events),
+            "postgres" => torture(&Server::start(Kind::Postgres).url(), seed, events),
+            "mysql" => torture(&Server::start(Kind::MariaDb).url(), seed, events),
+            url => torture(url, seed, events),
         }
     }
 }

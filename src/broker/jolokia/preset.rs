@@ -51,11 +51,7 @@ fn graphdb(config: &mut Jolokia) -> Result<(), String> {
     let add_peer = |name: &str, at, id: &str, node: &str| Step {
         name: name.into(),
         at,
-        exec: Some(Exec {
-            mbean: None,
-            operation: "addSyncPeer".into(),
-            arguments: vec![json!(id), json!(node)],
-        }),
+        exec: Some(Exec { mbean: None, operation: "addSyncPeer".into(), arguments: vec![json!(id), json!(node)] }),
         until: Some(has_peer(node)),
         ..Step::default()
     };
@@ -87,11 +83,7 @@ fn graphdb(config: &mut Jolokia) -> Result<(), String> {
             // Else it would wait for the other to recover.
             Step {
                 name: "unpeer the other master".into(),
-                exec: Some(Exec {
-                    mbean: None,
-                    operation: "removeSyncPeer".into(),
-                    arguments: vec![json!(other_id)],
-                }),
+                exec: Some(Exec { mbean: None, operation: "removeSyncPeer".into(), arguments: vec![json!(other_id)] }),
                 until: Some(Check {
                     attribute: "SyncPeers".into(),
                     lacks: Some("{other.node}".into()),

@@ -308,7 +308,10 @@ mod tests {
     use super::*;
 
     fn met(check: Value, value: Value) -> bool {
-        let (shared, members) = (Facts::new(), BTreeMap::from([("b".to_owned(), Facts::from([("node".into(), "http://b/repositories/m-1".into())]))]));
+        let (shared, members) = (
+            Facts::new(),
+            BTreeMap::from([("b".to_owned(), Facts::from([("node".into(), "http://b/repositories/m-1".into())]))]),
+        );
         let member = Target { cluster: "c".into(), member: "a".into(), address: "10.0.0.1:7200".into() };
         let other = Other { name: "b".into(), target: None };
         let words = Words { shared: &shared, members: &members, member: &member, other: Some(&other) };
@@ -328,11 +331,17 @@ mod tests {
         let has = |list: Value| met(json!({"attribute": "x", "has": "{other.node}"}), list);
         assert!(has(json!(["http://b/repositories/m-1"])));
         assert!(has(json!(["[ON] http://b/repositories/m-1"])) && has(json!({"http://b/repositories/m-1": "[OFF]"})));
-        assert!(!has(json!(["http://b/repositories/m-10", "http://bb/repositories/m-1"])) || !has(json!(["http://b/repositories/m-10"])));
+        assert!(
+            !has(json!(["http://b/repositories/m-10", "http://bb/repositories/m-1"]))
+                || !has(json!(["http://b/repositories/m-10"]))
+        );
         assert!(!has(json!([])) && !has(json!(null)));
         assert!(met(json!({"attribute": "x", "lacks": "{other.node}"}), json!(["http://b/repositories/m-10"])));
         assert!(met(json!({"attribute": "x", "has": "[ON] {other.node}"}), json!(["[ON] http://b/repositories/m-1"])));
-        assert!(!met(json!({"attribute": "x", "has": "[ON] {other.node}"}), json!(["[OFF] http://b/repositories/m-1"])));
+        assert!(!met(
+            json!({"attribute": "x", "has": "[ON] {other.node}"}),
+            json!(["[OFF] http://b/repositories/m-1"])
+        ));
     }
 
     #[test]
