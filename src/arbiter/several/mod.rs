@@ -84,8 +84,9 @@ pub(super) fn name_instance(config: &mut Config, given: Option<&str>) -> Result<
 
 /// The host's name, or its first part, whichever the mesh knows.
 fn host_name(config: &Config) -> Result<String, StartError> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_err(|error| StartError::Build(format!("the host's name cannot be read ({error}): say `--instance NAME`")))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(|error| {
+        StartError::Build(format!("the host's name cannot be read ({error}): say `--instance NAME`"))
+    })?;
     let host = host.trim();
     let short = host.split('.').next().unwrap_or(host);
     let knows = |name: &str| config.mesh.as_ref().is_some_and(|mesh| mesh.parties.contains_key(name));
@@ -99,7 +100,8 @@ pub(super) fn registry(shared: &SharedStoreConfig) -> Result<Arc<dyn Registry>, 
         timeout: (shared.valid_for / 3).clamp(Duration::from_millis(200), Duration::from_secs(2)),
         ..registry::Options::default()
     };
-    registry::open(shared.url.expose(), &options).map_err(|error| StartError::Build(format!("`arbiter.store`: {error}")))
+    registry::open(shared.url.expose(), &options)
+        .map_err(|error| StartError::Build(format!("`arbiter.store`: {error}")))
 }
 
 /// Refuses a store that is one of the members, by whatever name: it would be gone in the moment in which it is needed,
@@ -187,9 +189,8 @@ impl Several {
         refuse_a_guarded_store(config, shared).await?;
         let registry = registry(shared)?;
         let path = &config.arbiter.store;
-        let local = SqliteStore::open(path, bounds)
-            .await
-            .map_err(|source| StartError::Store { path: path.clone(), source })?;
+        let local =
+            SqliteStore::open(path, bounds).await.map_err(|source| StartError::Store { path: path.clone(), source })?;
         let keep = usize::try_from(bounds.incidents).unwrap_or(usize::MAX);
         let store = Arc::new(SharedStore::new(Arc::clone(&registry), local, GROUP, keep));
         let settings = Settings {
