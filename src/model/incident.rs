@@ -94,7 +94,7 @@ impl Incident {
         let from = self.anchor;
         let moved = |at: Time| {
             let ago_ms = anchor.unix_ms.saturating_sub(from.unix_ms_at(at));
-            let ago = std::time::Duration::from_millis(ago_ms.unsigned_abs());
+            let ago = Duration::from_millis(ago_ms.unsigned_abs());
             if ago_ms >= 0 { anchor.boot.before(ago) } else { anchor.boot + ago }
         };
         let each = |at: &mut Time| *at = moved(*at);

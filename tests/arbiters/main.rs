@@ -1,0 +1,13 @@
+//! Several arbiters over one store, as real processes beside a real Redis pair. Each test names the scenarios that it
+//! stands for.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
+
+#[path = "../arbiter/http.rs"]
+#[allow(dead_code, reason = "this binary uses a part of it")]
+mod http;
+#[path = "../common/redis.rs"]
+mod redis;
+
+mod takeover;
+mod world;
