@@ -17,6 +17,11 @@
 //! [`RegistryError::NotLeader`], nothing was written; [`RegistryError::Failed`], nothing was written and nothing of it
 //! will appear later; [`RegistryError::Unknown`], it may have been, and whoever asked looks (`get`) before going on.
 //! Every call ends within the time-out of the back-end's options.
+//!
+//! A database that is restored from an older backup, or replaced by a replica that lagged, goes back: ids come again,
+//! versions too. A process that saw more than there is now gets [`RegistryError::Failed`] with "the database was set
+//! back" from every call, until it is started again. One that starts afterwards has seen nothing and notices nothing:
+//! who is given an epoch keeps the largest one himself, and refuses smaller ones.
 
 use async_trait::async_trait;
 use std::time::Duration;

@@ -100,7 +100,7 @@ impl Dialect for Server {
         // A transaction whose client stopped, or cannot be reached, ends soon after the client's own patience.
         let seconds = self.timeout.as_millis().div_ceil(1_000).max(1);
         let set = format!(
-            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+            "SET SESSION TRANSACTION ISOLATION LEVEL read committed; \
              SET SESSION innodb_lock_wait_timeout = {seconds}, SESSION wait_timeout = {}, SESSION autocommit = 1, \
              SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
             seconds + 1
@@ -133,6 +133,7 @@ impl Dialect for Server {
             // A lock was not to be had in time; deadlock, which is what Galera answers too; a changed record.
             Some(1205 | 1213 | 1020) => Meaning::Again,
             Some(1062) => Meaning::Taken,
+            Some(1146) => Meaning::NoTable,
             _ => Meaning::Other,
         }
     }

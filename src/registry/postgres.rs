@@ -16,7 +16,7 @@ use super::{
 };
 
 const WORDS: Words = Words {
-    begin: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+    begin: "BEGIN",
     // The time at which the server got the statement: not that of the transaction, and one for the whole statement.
     now: "date_trunc('milliseconds', statement_timestamp())",
     milliseconds: "CAST(FLOOR(EXTRACT(EPOCH FROM {}) * 1000 + 0.5) AS BIGINT)",
@@ -93,7 +93,7 @@ impl Dialect for Server {
         // A transaction whose client stopped, or cannot be reached, ends with the client's own patience.
         let ms = self.timeout.as_millis();
         let set = format!(
-            "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}; \
+            "SET default_transaction_isolation = 'read committed'; SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
         );
         connection.script(&set).await?;
@@ -130,6 +130,7 @@ impl Dialect for Server {
             // The session was ended before this was asked: idle in a transaction; a deferred constraint.
             Some("25P02" | "25P03" | "40000" | "40002") => Meaning::RolledBack,
             Some("23505") => Meaning::Taken,
+            Some("42P01") => Meaning::NoTable,
             _ => Meaning::Other,
         }
     }

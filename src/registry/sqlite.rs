@@ -117,6 +117,7 @@ impl Dialect for File {
             // BUSY and LOCKED leave the transaction open, for us to roll back.
             Some(code) if matches!(code & 0xff, 5 | 6) => Meaning::Again,
             Some(1555 | 2067) => Meaning::Taken,
+            Some(1) if error.to_string().contains("no such table") => Meaning::NoTable,
             _ => Meaning::Other,
         }
     }

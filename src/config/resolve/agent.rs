@@ -292,7 +292,7 @@ impl Resolver<'_> {
                 None if self.tree.get(cluster.id, "broker").is_none() => {
                     self.error(words, "the cluster has no `broker` kind to subscribe at");
                 }
-                Some(At { value: AnyBroker::Redis(_), .. }) | None => {}
+                Some(At { value: AnyBroker::Redis(_) | AnyBroker::Relay(_), .. }) | None => {}
             }
         }
         if let Some(metric) = &o.metric {

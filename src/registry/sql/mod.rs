@@ -44,6 +44,8 @@ pub(super) enum Meaning {
     RolledBack,
     /// A unique key is there already. The transaction goes no further.
     Taken,
+    /// A table is missing. The connection goes on.
+    NoTable,
     /// Before `COMMIT`: it did not happen. As the answer to `COMMIT`: nobody knows.
     Other,
 }
@@ -131,7 +133,7 @@ pub(super) struct SqlRegistry {
 }
 
 /// A call's time.
-struct Budget {
+pub(super) struct Budget {
     since: Stopwatch,
     timeout: Duration,
 }
@@ -152,6 +154,8 @@ enum Ended {
     For(RegistryError),
     /// Nothing happened, another attempt may succeed; else that is the answer.
     Again(RegistryError),
+    /// Nothing happened in time; what an earlier attempt said is worth more than that.
+    TooLate(RegistryError),
     /// Nothing happened, on a connection that was kept from before: a new one is worth the attempt at once.
     Stale(RegistryError),
 }
@@ -189,12 +193,23 @@ impl SqlRegistry {
 
     /// Does work in a transaction of its own, again where the database asks for that, within the time-out.
     pub(super) async fn perform<W: Work>(&self, work: &W) -> Result<W::Output, RegistryError> {
+        self.perform_within(work, &self.budget()).await
+    }
+
+    /// The time of one call from now on.
+    pub(super) fn budget(&self) -> Budget {
+        Budget { since: Stopwatch::start(), timeout: self.timeout }
+    }
+
+    /// The same as a part of a longer call.
+    pub(super) async fn perform_within<W: Work>(&self, work: &W, budget: &Budget) -> Result<W::Output, RegistryError> {
         self.seen.check()?;
-        let budget = Budget { since: Stopwatch::start(), timeout: self.timeout };
+        let mut before = None;
         for attempt in 0_u32.. {
-            let error = match self.attempt(work, &budget).await {
+            let error = match self.attempt(work, budget).await {
                 Ok(output) => return Ok(output),
                 Err(Ended::For(error)) => return Err(error),
+                Err(Ended::TooLate(error)) => return Err(before.unwrap_or(error)),
                 Err(Ended::Stale(error)) => {
                     // One kept connection is broken: so are the others, most likely.
                     self.idle().clear();
@@ -210,6 +225,7 @@ impl SqlRegistry {
             if budget.left() <= pause {
                 return Err(error);
             }
+            before = Some(error);
             tokio::time::sleep(pause).await;
         }
         Err(self.failed(&work.name(), "it was tried too often"))
@@ -234,14 +250,14 @@ impl SqlRegistry {
                 }
                 Some(Err(error)) => return Err(self.stopped(&name, Stop::Sql(error))),
                 None if is_kept => return Err(Ended::Stale(too_late())),
-                None => return Err(Ended::For(too_late())),
+                None => return Err(Ended::TooLate(too_late())),
             }
         }
         let patience = if work.is_read() { patience } else { self.timeout };
         let output = match budget.within(patience, work.run(self, session.as_mut())).await {
             Some(Ok(output)) => output,
             None if work.is_read() && is_kept => return Err(Ended::Stale(too_late())),
-            None => return Err(Ended::For(too_late())),
+            None => return Err(Ended::TooLate(too_late())),
             Some(Err(Stop::Sql(error))) if work.is_read() && is_kept => {
                 return Err(Ended::Stale(self.failed(&name, &self.words(&error))));
             }
@@ -270,7 +286,7 @@ impl SqlRegistry {
                     return Err(match self.dialect.meaning(&error) {
                         Meaning::Again => Ended::Again(self.failed(&name, &why)),
                         Meaning::RolledBack | Meaning::Taken => Ended::For(self.failed(&name, &why)),
-                        Meaning::Other => lost(&why),
+                        Meaning::NoTable | Meaning::Other => lost(&why),
                     });
                 }
             }
@@ -291,7 +307,7 @@ impl SqlRegistry {
                     _ => Ended::For(said),
                 })
             }
-            None => Err(Ended::For(failed(&format!("it did not answer within {:?}", self.timeout)))),
+            None => Err(Ended::TooLate(failed(&format!("it did not answer within {:?}", self.timeout)))),
         }
     }
 

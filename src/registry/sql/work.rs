@@ -26,11 +26,12 @@ impl Registry for SqlRegistry {
 
     async fn prepare(&self) -> Result<(), RegistryError> {
         // Who may not make tables may still use those that are there.
-        if self.perform(&Probe).await.is_ok_and(|is_there| is_there) {
+        let budget = self.budget();
+        if self.perform_within(&Probe, &budget).await? {
             return Ok(());
         }
-        self.perform(&Prepare).await?;
-        match self.perform(&Probe).await {
+        self.perform_within(&Prepare, &budget).await?;
+        match self.perform_within(&Probe, &budget).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(RegistryError::Failed(format!(
                 "{}: rows of the counters are missing though the tables are there: restore the tables from a backup, \
@@ -113,7 +114,11 @@ impl Work for Probe {
     }
 
     async fn run(&self, registry: &SqlRegistry, session: &mut dyn Session) -> Result<bool, Stop> {
-        let rows = session.rows(&registry.statements.probe, &[]).await?;
+        let rows = match session.rows(&registry.statements.probe, &[]).await {
+            Ok(rows) => rows,
+            Err(error) if registry.dialect.meaning(&error) == Meaning::NoTable => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         let first = rows.first().map(Vec::as_slice).unwrap_or_default();
         let schema = first.first().map_or(Ok(0), Cell::whole)?;
         if schema > 1 {
