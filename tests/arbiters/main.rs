@@ -6,8 +6,13 @@
 #[path = "../arbiter/http.rs"]
 #[allow(dead_code, reason = "this binary uses a part of it")]
 mod http;
+#[path = "../common/databases.rs"]
+mod databases;
+#[path = "../common/proxy.rs"]
+mod proxy;
 #[path = "../common/redis.rs"]
 mod redis;
 
+mod faults;
 mod takeover;
 mod world;

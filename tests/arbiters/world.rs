@@ -32,6 +32,8 @@ pub enum Shared {
     File,
     /// At this URL.
     Url(String),
+    /// At this URL, the first arbiter by this other one.
+    Through(String, String),
 }
 
 /// How it is to be.
@@ -172,12 +174,13 @@ impl World {
         b.command(&["CONFIG", "REWRITE"]);
         a.command(&["SET", "first", "1"]);
         let mut world = Self { arbiters: Vec::new(), a, b, dir };
+        let fence = world.dir().join("fence");
+        fs::write(&fence, world.fence()).unwrap();
+        fs::set_permissions(&fence, fs::Permissions::from_mode(0o755)).unwrap();
         for number in 0..count {
             let name = format!("arbiter-{}", number + 1);
             let path = world.dir.path().join(&name);
             fs::create_dir(&path).unwrap();
-            fs::write(path.join("fence"), world.fence()).unwrap();
-            fs::set_permissions(path.join("fence"), fs::Permissions::from_mode(0o755)).unwrap();
             let http = SocketAddr::from(([127, 0, 0, 1], free_port("127.0.0.1")));
             fs::write(path.join("coroner.yaml"), world.yaml(&path, http, options)).unwrap();
             world.arbiters.push(Arbiter {
@@ -232,6 +235,8 @@ until is_dead; do sleep 0.02; done
         let store = match &options.shared {
             Shared::File => format!("sqlite:{}/shared.db", self.dir().display()),
             Shared::Url(url) => url.clone(),
+            Shared::Through(_, first) if path.ends_with("arbiter-1") => first.clone(),
+            Shared::Through(url, _) => url.clone(),
         };
         format!(
             "arbiter:
@@ -255,13 +260,14 @@ clusters:
     death_rules:
       {rules}
     failover:
-      fence: [{{ exec: {{ command: [\"{dir}/fence\"], status: [\"{dir}/fence\"], proof: stopped }}, deadline: 60s }}]
+      fence: [{{ exec: {{ command: [\"{common}/fence\"], status: [\"{common}/fence\"], proof: stopped }}, deadline: 60s }}]
       catch_up: {{ within: 2s }}
       max_loss: {{ bytes: 1000000 }}
       rejoin: never
       cooldown: 1h
       {failover}
 ",
+            common = self.dir().display(),
             leadership = options.leadership,
             a = self.a.address(),
             b = self.b.address(),
