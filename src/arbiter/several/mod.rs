@@ -169,7 +169,10 @@ pub(super) struct Several {
     store: Arc<SharedStore>,
     others: Arc<Others>,
     phase: Phase,
+    /// When a watching arbiter reads again.
     read_at: Time,
+    /// When one that could not lead tries again.
+    lead_at: Time,
     is_reading: bool,
 }
 
@@ -210,6 +213,7 @@ impl Several {
             others: Arc::new(others),
             phase: Phase::Following,
             read_at: clock::now(),
+            lead_at: clock::now(),
             is_reading: false,
         })
     }
@@ -258,12 +262,13 @@ impl Several {
                 self.step_down(now);
                 Turn::StepDown
             }
-            (Phase::Following, Some(epoch)) if now >= self.read_at => {
+            (Phase::Following, Some(epoch)) if now >= self.lead_at => {
                 self.phase = Phase::Reading(epoch);
                 self.store.lead(Some(epoch));
                 Turn::Read(Some(epoch))
             }
-            (Phase::Following, None) if now >= self.read_at && !self.is_reading => {
+            // While it stands outside, the store cannot be read either.
+            (Phase::Following, None) if now >= self.read_at && !self.is_reading && self.is_standby() => {
                 self.read_at = now + FOLLOW_EVERY;
                 self.is_reading = true;
                 Turn::Read(None)
@@ -272,11 +277,15 @@ impl Several {
         }
     }
 
+    fn is_standby(&self) -> bool {
+        matches!(self.keeper.standing(), Standing::Standby { .. })
+    }
+
     /// Nothing is written or begun any more, until everything was read anew.
     pub(super) fn step_down(&mut self, now: Time) {
         self.store.lead(None);
         self.phase = Phase::Following;
-        self.read_at = now + READ_AGAIN;
+        self.lead_at = now + READ_AGAIN;
     }
 
     /// Whether what was read for that epoch is still asked for; from here on it leads.

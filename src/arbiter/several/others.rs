@@ -138,7 +138,7 @@ impl Others {
         let mut twins = Twins::default();
         let mut written = Moment::default();
         let mut last: Vec<Look> = Vec::new();
-        let mut failed = false;
+        let (mut failed, mut is_prepared) = (false, false);
         loop {
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
@@ -149,6 +149,10 @@ impl Others {
             let is_news = looks.len() != last.len() || looks.iter().zip(&last).any(|(a, b)| a.says() != b.says());
             let is_due = now.boot.since(written.boot) >= RENEW_EVERY;
             let round = async {
+                if !is_prepared {
+                    self.registry.prepare().await?;
+                    is_prepared = true;
+                }
                 if is_news || is_due {
                     own_view.put(&*self.registry, &looks).await?;
                     written = now;

@@ -80,14 +80,16 @@ impl Resolver<'_> {
         arbiter: &schema::Arbiter,
     ) -> Option<(PathBuf, Option<SharedStoreConfig>)> {
         if let Some(("sqlite", path)) = at.value.split_once(':').filter(|(_, path)| !path.is_empty()) {
+            if arbiter.leadership.is_some() {
+                return Some(self.shared(at, arbiter));
+            }
             let alone = "belongs to a store that several arbiters share, and a SQLite file has one arbiter";
             for (word, given) in [("instance", arbiter.instance.as_ref()), ("local", arbiter.local.as_ref())] {
                 if let Some(given) = given {
-                    self.error_help(given, format!("`{word}` {alone}"), format!("leave it out, or {HELP}"));
+                    let help = "leave it out; or write a database that several hosts reach, or, to try it out with several \
+                                arbiters on one host, `leadership: {}` beside the file";
+                    self.error_help(given, format!("`{word}` {alone}"), help);
                 }
-            }
-            if let Some(given) = &arbiter.leadership {
-                self.error_help(given, format!("`leadership` {alone}"), format!("leave it out, or {HELP}"));
             }
             return Some((plain(path), None));
         }
@@ -103,6 +105,10 @@ impl Resolver<'_> {
             self.error_help(at, format!("`{}` names no host", self.shown(at.id)), "write `kind://user@host:port/name`");
             return None;
         }
+        Some(self.shared(at, arbiter))
+    }
+
+    fn shared(&mut self, at: &At<String>, arbiter: &schema::Arbiter) -> (PathBuf, Option<SharedStoreConfig>) {
         let none = schema::Leadership::default();
         let l = arbiter.leadership.as_ref().map_or(&none, |at| &at.value);
         let (heartbeat, valid_for) = (self.span(&l.heartbeat, HEARTBEAT), self.span(&l.valid_for, VALID_FOR));
@@ -135,7 +141,7 @@ impl Resolver<'_> {
             heartbeat,
             valid_for,
         };
-        Some((plain(local.strip_prefix("sqlite:").unwrap_or(local)), Some(shared)))
+        (plain(local.strip_prefix("sqlite:").unwrap_or(local)), Some(shared))
     }
 
     /// A store that dies together with what it guards says nothing in the one moment that counts.
