@@ -51,11 +51,11 @@ clusters:
     nodes:
       @NODE@
     signals:
-      ping: { broker: { ask: ping, of: primary, every: 100ms, timeout: 400ms } }
-      role: { broker: { ask: role, of: members, every: 100ms, timeout: 400ms } }
+      ping: { broker: { ask: ping, of: primary, every: 200ms, timeout: 190ms } }
+      role: { broker: { ask: role, of: members, every: 200ms, timeout: 190ms } }
 @RULES@"#;
 
-const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standbys, every: 250ms, timeout: 400ms } }
+const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standbys, every: 500ms, timeout: 400ms } }
     death_rules:
       # What the task says: its heartbeats are missing for ten seconds.
       - name: silent for ten seconds
@@ -74,7 +74,7 @@ const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standb
           deadline: 2s
       redirect_within: 2s
       rejoin: ask
-      cooldown: 1s
+      cooldown: 15s
       budget: { failovers: 100, per: 1h }
 "#;
 
