@@ -209,8 +209,12 @@ impl Deployment {
         let unknown = |text: String| Refusal::new(Code::TemporarilyUnavailable, text);
         let status = self.client.status().await.map_err(|failure| unknown(failure.text))?;
         let found = status.clusters.into_iter().find(|c| c.cluster == self.cluster);
-        let cluster = found.ok_or_else(|| unknown(format!("the arbiter watches no cluster `{}`.", self.cluster)))?;
-        if let Some(primary) = &cluster.primary {
+        let mut cluster =
+            found.ok_or_else(|| unknown(format!("the arbiter watches no cluster `{}`.", self.cluster)))?;
+        if let ([only], None) = (cluster.members.as_slice(), &cluster.primary) {
+            // Of one alone the arbiter says nothing, and there is nobody else.
+            cluster.primary = Some(only.member.clone());
+        } else if let Some(primary) = &cluster.primary {
             self.follower.offer(cluster.epoch, primary.as_str(), None);
         }
         Ok(cluster)
@@ -224,9 +228,12 @@ impl Deployment {
 
     /// The first of the nodes that could be promoted.
     fn shadow(&self, cluster: &ClusterStatus) -> Option<&(String, String)> {
-        self.members.iter().find(|(name, _)| {
-            cluster.members.iter().any(|m| m.member.as_str() == name && m.role == Role::Standby && !m.quarantined)
-        })
+        let is_fit = |name: &str| {
+            let is_primary = cluster.primary.as_ref().is_some_and(|primary| primary.as_str() == name);
+            let mut members = cluster.members.iter().filter(|member| member.member.as_str() == name);
+            !is_primary && members.any(|member| member.role == Role::Standby && !member.quarantined)
+        };
+        self.members.iter().find(|(name, _)| is_fit(name))
     }
 
     fn address(&self, cluster: &ClusterStatus, name: &str) -> String {
@@ -334,11 +341,12 @@ impl Deployment {
                 Err(failure) => failure,
             };
             let code = match failure.code {
-                exit::Code::Refused | exit::Code::Temporary if watch.elapsed() < ACCEPTED_WITHIN => {
+                // `Io`: the arbiter's store takes nothing just now, so nothing was begun.
+                exit::Code::Refused | exit::Code::Temporary | exit::Code::Io if watch.elapsed() < ACCEPTED_WITHIN => {
                     sleep(POLL * 5).await;
                     continue;
                 }
-                exit::Code::Refused | exit::Code::Temporary => Code::TemporarilyUnavailable,
+                exit::Code::Refused | exit::Code::Temporary | exit::Code::Io => Code::TemporarilyUnavailable,
                 exit::Code::Data | exit::Code::NotPermitted | exit::Code::Usage => Code::Abort,
                 // It may have been accepted before the answer was lost.
                 _ => Code::Crash,

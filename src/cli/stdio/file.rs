@@ -24,8 +24,9 @@ pub(super) fn yaml(plan: &Plan<'_>) -> String {
         let _ = writeln!(members, "      {}: {{ address: {} }}", quoted(name), quoted(address));
     }
     // Alone, nobody can be promoted: it is watched.
-    let rules = if plan.members.len() > 1 { RULES } else { RULES_ALONE };
+    let (mode, rules) = if plan.members.len() > 1 { ("auto", RULES) } else { ("shadow", RULES_ALONE) };
     TEMPLATE
+        .replace("@MODE@", mode)
         .replace("@RULES@", rules)
         .replace("@SOCKET@", &path(plan.socket))
         .replace("@STORE@", &quoted(&format!("sqlite:{}", plan.dir.join("coroner.db").display())))
@@ -44,7 +45,7 @@ arbiter:
 
 clusters:
   stdio:
-    mode: auto
+    mode: @MODE@
     broker: { relay: {} }
     members:
 @MEMBERS@
