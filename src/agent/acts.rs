@@ -21,8 +21,8 @@ use crate::{
     fence::{Fence, agent::Agent},
     mesh::{message::DeedOrder, party::Input},
     model::{
-        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, MemberName, Order, Outcome, Proof, StepResult,
-        Target,
+        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, FenceVerdict, MemberName, Order, Outcome, Proof,
+        StepResult, Target,
         agent::{Deed, DeedResult, Refusal},
         time::human,
     },
@@ -60,6 +60,21 @@ pub trait HostActs: Send + Sync {
 
     /// Gathers evidence of the dying, for at most that long. Where it was put, or why there is none.
     async fn preserve(&self, order: &Order, within: Duration) -> String;
+
+    /// What of the broker's is there to be kept, in words; nothing where nothing is to be.
+    async fn announce_kept(&self) -> String {
+        String::new()
+    }
+
+    /// Copies what the broker had, once for each epoch, before it is started again. In words, where it is; nothing where
+    /// nothing is to be kept.
+    ///
+    /// # Errors
+    /// It is not kept, and may be lost by what comes next.
+    async fn keep(&self, order: &Order) -> Result<String, String> {
+        let _ = order;
+        Ok(String::new())
+    }
 
     /// Whether [`Self::kill`] could work, found without harm.
     async fn rehearse_kill(&self) -> FenceHealth;
@@ -131,6 +146,9 @@ impl Acts {
         if let Deed::Redirect { primary, address, fenced } = &order.deed {
             return self.redirect(order, primary, address, fenced).await;
         }
+        if let Deed::Drop { fenced, lift } = &order.deed {
+            return self.drop_member(order, fenced, *lift).await;
+        }
         let refused = |why| DeedResult::Refused { why, epoch: order.epoch };
         let Some(guarded) = self.guarded.get(&order.cluster) else { return refused(Refusal::NotMine) };
         if guarded.target.member != order.member {
@@ -197,17 +215,31 @@ impl Acts {
             Deed::MakeWritable => guarded.broker()?.make_writable(order, within).await?,
             Deed::Position => guarded.position(within).await?,
             Deed::CatchUp { upto } => guarded.broker()?.catch_up(order, *upto, within).await?,
-            Deed::Promote => guarded.broker()?.promote(order, within).await?,
-            Deed::Follow { primary, promoted_at, rejoin: _ } => {
+            Deed::Promote => {
+                let done = guarded.broker()?.promote(order, within * 4 / 5).await?;
+                guarded.starts_as_primary(order, within / 5, done).await
+            }
+            Deed::Follow { primary, promoted_at, rejoin } => {
                 let key = (order.target.cluster.clone(), primary.clone());
-                let attempted = || format!("make {} follow {primary}", order.target.member);
+                let attempted = || format!("make {} follow {}", order.target.member, key.1);
                 let primary = self.members.get(&key).ok_or_else(|| {
                     ActError::nothing_done(attempted(), "this host's file knows no such member; make the files equal")
                 })?;
-                guarded.broker()?.follow(order, primary, *promoted_at, within).await?
+                // Whatever starts it from now on starts a standby; and what it alone had is safe.
+                let nothing = |why| ActError::nothing_done(attempted(), why);
+                let mut before = guarded.starts_as_standby(order, within / 5).await.map_err(nothing)?;
+                if *rejoin {
+                    before.push(guarded.host.keep(order).await.map_err(nothing)?);
+                }
+                let mut done = guarded.broker()?.follow(order, primary, *promoted_at, within * 4 / 5).await?;
+                before.push(std::mem::take(&mut done.detail));
+                done.detail = said(&before);
+                done
             }
             // Handled before.
-            Deed::Fence { .. } | Deed::Rehearse { .. } | Deed::Redirect { .. } => return Err(BrokerActError::Unknown),
+            Deed::Fence { .. } | Deed::Rehearse { .. } | Deed::Redirect { .. } | Deed::Drop { .. } => {
+                return Err(BrokerActError::Unknown);
+            }
         };
         Ok(StepResult::Done(done))
     }
@@ -228,6 +260,18 @@ impl Acts {
             Err(why) => StepResult::Told { acknowledged: Vec::new(), failed: vec![(name, why)] },
         };
         DeedResult::Ended(Box::new(told))
+    }
+
+    async fn drop_member(&self, order: &DeedOrder, fenced: &MemberName, lift: bool) -> DeedResult {
+        let Some(node) = self.nodes.get(&order.cluster) else {
+            return DeedResult::Refused { why: Refusal::NotMine, epoch: order.epoch };
+        };
+        let verb = if lift { "take the traffic" } else { "drop the traffic" };
+        DeedResult::Ended(Box::new(match node.drop_member(order.epoch, fenced.clone(), lift).await {
+            Ok(()) if lift => StepResult::Done(Done::new(format!("it takes the traffic of {fenced} again"))),
+            Ok(()) => StepResult::Done(Done::new(format!("it drops the traffic of {fenced}, read back"))),
+            Err(why) => StepResult::Failed(ActError::uncertain(format!("{verb} of {fenced}"), why)),
+        }))
     }
 
     /// The lease is over: what is to be done besides the gate, which the kernel has shut by now.
@@ -302,10 +346,42 @@ const fn verb(deed: &Deed) -> &'static str {
         Deed::Promote => "promote",
         Deed::Follow { .. } => "make follow",
         Deed::Redirect { .. } => "redirect to",
+        Deed::Drop { .. } => "drop the traffic of",
     }
 }
 
+/// What was said of several things, without those of which nothing was.
+fn said(parts: &[String]) -> String {
+    parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("; ")
+}
+
 impl GuardedActs {
+    /// Sees to it that whatever starts the broker starts a standby, where its host can say so.
+    async fn starts_as_standby(&self, order: &Order, within: Duration) -> Result<Vec<String>, String> {
+        let mut told = Vec::new();
+        for (name, fence) in self.fences.iter().filter(|(_, fence)| fence.follows_role()) {
+            let report = fence.fence(order, within).await;
+            if report.verdict != FenceVerdict::Confirmed {
+                return Err(format!("it could be started as a primary: {name}: {}", report.detail));
+            }
+            told.push(format!("{name}: {}", report.detail));
+        }
+        Ok(told)
+    }
+
+    /// The same for a primary. It is one by now, so that its failure is told and undoes nothing: started again, it would be
+    /// a standby, and take no writes until a person looks.
+    async fn starts_as_primary(&self, order: &Order, within: Duration, done: Done) -> Done {
+        let mut told = vec![done.detail];
+        for (name, fence) in self.fences.iter().filter(|(_, fence)| fence.follows_role()) {
+            told.push(match fence.become_primary(order, within).await {
+                Ok(done) => format!("{name}: {}", done.detail),
+                Err(error) => format!("{name}: {}; A RESTART WOULD MAKE IT READ-ONLY", error.detail),
+            });
+        }
+        Done { detail: said(&told), ..done }
+    }
+
     fn knows(&self, name: &str) -> bool {
         match name {
             "kill" => true,
@@ -361,9 +437,8 @@ impl GuardedActs {
             (Err(why), Ok(what)) => format!("{what}; but it may be started again: {why}"),
             (_, Err(why)) => format!("it may run yet: {why}"),
         };
-        if !kept.is_empty() {
-            detail = format!("{detail}; {kept}");
-        }
+        let left = if killed.is_ok() { self.host.announce_kept().await } else { String::new() };
+        detail = said(&[detail, kept, left]);
         let gate = closed.filter(|report| report.proof == Proof::Gate);
         match (inhibited, killed, gate) {
             (Ok(_), Ok(_), _) => FenceReport::confirmed(Proof::Stopped, detail),
@@ -380,8 +455,12 @@ impl GuardedActs {
                 Ok(Done::new("nothing to lift: the gate opens by a lease alone, and only for the primary"))
             }
             "kill" => {
-                let lifted = self.host.lift().await;
-                Ok(lifted.map(Done::new).map_err(|why| ActError::uncertain(attempted(), why))?)
+                // Somebody else is primary by now.
+                let nothing = |why| ActError::nothing_done(attempted(), why);
+                let mut told = self.starts_as_standby(order, within / 5).await.map_err(nothing)?;
+                told.push(self.host.keep(order).await.map_err(nothing)?);
+                told.push(self.host.lift().await.map_err(|why| ActError::uncertain(attempted(), why))?);
+                Ok(Done::new(said(&told)))
             }
             "read_only" => Ok(self.broker()?.make_writable(order, within).await?),
             other => {
@@ -423,5 +502,117 @@ impl GuardedActs {
                 None => FenceHealth { usable: Some(false), detail: "this host's file knows no such fence".into() },
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::{fence::AnyFence, model::Epoch};
+
+    /// A host on which everything works, but for keeping, if it is told so.
+    #[derive(Default)]
+    struct Host {
+        cannot_keep: AtomicBool,
+        lifted: AtomicU32,
+    }
+
+    #[async_trait]
+    impl HostActs for Host {
+        async fn prepare(&self) -> Result<String, String> {
+            Ok(String::new())
+        }
+        async fn inhibit_restart(&self) -> Result<String, String> {
+            Ok("inhibited".into())
+        }
+        async fn kill(&self, _: Duration) -> Result<String, String> {
+            Ok("killed".into())
+        }
+        async fn lift(&self) -> Result<String, String> {
+            self.lifted.fetch_add(1, Ordering::Relaxed);
+            Ok("told to start".into())
+        }
+        async fn preserve(&self, _: &Order, _: Duration) -> String {
+            String::new()
+        }
+        async fn announce_kept(&self) -> String {
+            "it leaves its log".into()
+        }
+        async fn keep(&self, _: &Order) -> Result<String, String> {
+            if self.cannot_keep.load(Ordering::Relaxed) { Err("the disk is full".into()) } else { Ok("kept".into()) }
+        }
+        async fn rehearse_kill(&self) -> FenceHealth {
+            FenceHealth { usable: Some(true), detail: String::new() }
+        }
+        async fn close_gate(&self) -> Result<(), String> {
+            Err("none".into())
+        }
+        async fn drill_gate(&self) -> Result<String, String> {
+            Err("none".into())
+        }
+    }
+
+    fn guarded(path: &std::path::Path, host: &Arc<Host>) -> (GuardedActs, Order) {
+        let flag: AnyFence = serde_json::from_value(serde_json::json!({ "file_flag": {
+            "path": path, "key": "read-only", "fenced": "true", "unfenced": "false",
+            "format": "java_properties", "follows_role": true,
+        }}))
+        .unwrap();
+        let target = Target { cluster: "c".into(), member: "a".into(), address: "127.0.0.1:1".into() };
+        let acts = GuardedActs {
+            target: target.clone(),
+            broker: None,
+            host: Arc::<Host>::clone(host),
+            gate_ports: Vec::new(),
+            has_gate: false,
+            is_gate_proven: AtomicBool::new(false),
+            stopping: Mutex::new(()),
+            fences: [("properties".to_owned(), flag.build(None, None).unwrap())].into(),
+        };
+        (acts, Order { target, epoch: Epoch(2), incident: "01TEST".into() })
+    }
+
+    #[tokio::test]
+    async fn what_was_killed_starts_as_a_standby_and_only_once_its_log_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cluster.properties");
+        std::fs::write(&file, "# mine\nread-only : false\n").unwrap();
+        let host = Arc::<Host>::default();
+        let (acts, order) = guarded(&file, &host);
+        let within = Duration::from_secs(5);
+        let report = acts.fence("kill", &order, Duration::ZERO, within).await;
+        assert!(report.proof == Proof::Stopped && report.detail.contains("it leaves its log"), "{report:?}");
+
+        host.cannot_keep.store(true, Ordering::Relaxed);
+        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, within).await else { panic!() };
+        assert!(!error.may_have_happened && error.detail.contains("the disk is full"), "{error}");
+        assert_eq!(host.lifted.load(Ordering::Relaxed), 0, "it may not run before");
+        host.cannot_keep.store(false, Ordering::Relaxed);
+        let Ok(done) = acts.unfence("kill", &order, within).await else { panic!() };
+        assert!(done.detail.contains("kept; told to start"), "{}", done.detail);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : true\n");
+
+        // Lifting the flag's own fence leaves it; a promotion takes it away.
+        assert!(acts.unfence("properties", &order, within).await.is_ok());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : true\n");
+        let done = acts.starts_as_primary(&order, within, Done::new("promoted")).await;
+        assert!(done.detail.starts_with("promoted; properties: put back"), "{}", done.detail);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nread-only : false\n");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_started_whose_file_cannot_say_that_it_is_a_standby() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Arc::<Host>::default();
+        let (acts, order) = guarded(&directory.path().join("missing"), &host);
+        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, Duration::from_secs(5)).await else {
+            panic!()
+        };
+        assert!(!error.may_have_happened && error.detail.contains("could be started as a primary"), "{error}");
+        assert_eq!(host.lifted.load(Ordering::Relaxed), 0);
+        let done = acts.starts_as_primary(&order, Duration::from_secs(5), Done::new("promoted")).await;
+        assert!(done.detail.contains("A RESTART WOULD MAKE IT READ-ONLY"), "{}", done.detail);
     }
 }

@@ -13,6 +13,7 @@ pub mod durable;
 pub mod evidence;
 pub mod gate;
 pub mod host;
+pub mod keep;
 pub mod observe;
 pub mod preserve;
 pub mod progress;
@@ -46,6 +47,7 @@ use self::{
     driver::{Event, Options, PartyThread, draw_life},
     durable::DurableFile,
     observe::{Node, NodeHandle},
+    keep::Keeper,
     real::{RealDrops, RealGate, RealHost, RealWatching},
     spec::Guard,
     state::{Guarded, HostState, News, StateHandle, Told},
@@ -273,7 +275,8 @@ fn build_hands(
         let lease = config.policy.clusters.get(&cluster).and_then(|policy| policy.failover.lease.as_ref());
         let enforced_within = lease.map(|lease| lease.enforced_within);
         let preserved = mesh.state.join("preserved");
-        let real = RealHost::new(host, guard.gate.as_ref(), enforced_within, preserved)
+        let kept = Keeper::new(guard.keep.clone(), mesh.state.join("kept"));
+        let real = RealHost::new(host, guard.gate.as_ref(), enforced_within, preserved, kept)
             .map_err(|source| AgentError::Gate { member: member.clone(), source })?;
         let mut fences = BTreeMap::new();
         for (name, fence) in &guard.fences {
@@ -357,13 +360,18 @@ fn start_nodes(
         } else {
             None
         };
+        let whole_host = observe.whole_host;
+        let mut members = setup::broker_sockets(config, &cluster);
+        for socket in members.values_mut().flatten().filter(|_| whole_host) {
+            socket.set_port(0);
+        }
         let node = Node {
             cluster: cluster.clone(),
             name,
             observe,
             broker: brokers.get(&cluster).cloned(),
             first,
-            members: setup::broker_sockets(config, &cluster),
+            members,
             drops,
             state: mesh.state.clone(),
         };

@@ -44,7 +44,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Keeps the traffic of fenced members from the node.
 pub trait Drops: Send + 'static {
-    /// Drops what comes from and goes to these, and nothing else.
+    /// Drops what comes from and goes to these, and nothing else; with port 0, all TCP of that host. Reads back that it does.
     ///
     /// # Errors
     /// Why it may pass.
@@ -122,17 +122,44 @@ impl NodeHandle {
         fenced: Vec<MemberName>,
     ) -> Result<(), String> {
         let inner = Arc::clone(&self.inner);
-        let change = move || inner.change(Following { epoch, primary: Some((primary, address)), fenced });
+        let change = move || inner.change(Following { epoch, primary: Some((primary, address)), fenced }, epoch);
+        tokio::task::spawn_blocking(change).await.map_err(|_| "the change was broken off".to_owned())?
+    }
+}
+
+impl NodeHandle {
+    /// Drop what that member sends as well, from now on, whomever the node follows; or take it again. Durable before it is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// The epoch is an old one, it could not be made durable, or traffic could not be dropped; nothing is dropped here by
+    /// the file.
+    pub async fn drop_member(&self, epoch: Epoch, member: MemberName, lift: bool) -> Result<(), String> {
+        let inner = Arc::clone(&self.inner);
+        let change = move || {
+            // What is read here cannot change before it is written: orders of one node come one after the other, and an
+            // older one is refused below.
+            let old = inner.following.borrow().clone();
+            let mut fenced: Vec<MemberName> = old.fenced.into_iter().filter(|other| *other != member).collect();
+            if !lift {
+                fenced.push(member);
+            }
+            fenced.sort();
+            if !lift && inner.drops.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                return Err("this node drops nothing: write `observe: { enforce: true }`".to_owned());
+            }
+            inner.change(Following { epoch: epoch.max(old.epoch), primary: old.primary, fenced }, epoch)
+        };
         tokio::task::spawn_blocking(change).await.map_err(|_| "the change was broken off".to_owned())?
     }
 }
 
 impl Inner {
-    fn change(&self, new: Following) -> Result<(), String> {
+    fn change(&self, new: Following, ordered_in: Epoch) -> Result<(), String> {
         // One at a time: the lock is held from the look at the epoch to the end.
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.following.borrow().clone();
-        if new.epoch < old.epoch {
+        if ordered_in < old.epoch {
             return Err(format!("it follows epoch {} already", old.epoch));
         }
         if new != old {

@@ -16,6 +16,7 @@ use super::{
     gate::{DropSet, Gate, GateError, GateWatch, Watchdog, drill},
     host::{Host, rehearse_kill},
     observe::Drops,
+    keep::Keeper,
     preserve::preserve,
     spec::GateSpec,
     state::{GateKeeper, Watching},
@@ -210,10 +211,11 @@ pub struct RealHost {
     spec: Option<GateSpec>,
     enforced_within: Option<Duration>,
     preserved: PathBuf,
+    keeper: Keeper,
 }
 
 impl RealHost {
-    /// Over these. `preserved`: the directory of what is kept of the dying. `enforced_within`: what the lease's arithmetic
+    /// Over these. `preserved`: the directory of what is kept of the dying. `keeper`: keeps what the broker had. `enforced_within`: what the lease's arithmetic
     /// allows a gate to be late.
     ///
     /// # Errors
@@ -223,9 +225,10 @@ impl RealHost {
         spec: Option<&GateSpec>,
         enforced_within: Option<Duration>,
         preserved: PathBuf,
+        keeper: Keeper,
     ) -> Result<Self, GateError> {
         let gate = spec.map(Gate::install).transpose()?.map(|gate| Arc::new(Mutex::new(gate)));
-        Ok(Self { host: Some(Arc::new(host)), gate, spec: spec.cloned(), enforced_within, preserved })
+        Ok(Self { host: Some(Arc::new(host)), gate, spec: spec.cloned(), enforced_within, preserved, keeper })
     }
 
     /// The sockets by which it changes the gate, for the watch to know them.
@@ -287,6 +290,16 @@ impl HostActs for RealHost {
         }
     }
 
+    async fn announce_kept(&self) -> String {
+        let keeper = self.keeper.clone();
+        blocking(move || keeper.announce()).await.unwrap_or_default()
+    }
+
+    async fn keep(&self, order: &Order) -> Result<String, String> {
+        let (keeper, order) = (self.keeper.clone(), order.clone());
+        blocking(move || keeper.keep(&order)).await?
+    }
+
     async fn rehearse_kill(&self) -> FenceHealth {
         let rehearse = |host: &Host| {
             let real = host.check(REHEARSE_WITHIN);
@@ -341,7 +354,17 @@ impl RealDrops {
 
 impl Drops for RealDrops {
     fn set(&mut self, addresses: &[SocketAddr]) -> Result<(), String> {
-        let ensured = self.0.ensure().map_err(|error| error.to_string());
-        ensured.and_then(|_| self.0.set(addresses).map_err(|error| error.to_string()))
+        let wanted = addresses.iter().copied().collect();
+        let mut set = || -> Result<_, GateError> {
+            self.0.ensure()?;
+            self.0.set(addresses)?;
+            // Whoever is told that it drops may promote by it.
+            self.0.ensure()?;
+            self.0.get()
+        };
+        match set().map_err(|error| error.to_string())? {
+            found if found == wanted => Ok(()),
+            found => Err(format!("read back, {found:?} are dropped")),
+        }
     }
 }

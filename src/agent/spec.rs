@@ -20,6 +20,8 @@ pub struct Guard {
     pub fences: BTreeMap<String, AnyFence>,
     /// Where its data lies; watched for full and read-only.
     pub data: Option<PathBuf>,
+    /// Copied before the broker, once fenced, is started again.
+    pub keep: Vec<PathBuf>,
     /// The broker is asked this often whether it answers, over the loopback.
     pub progress_every: Duration,
     /// Without an answer for this long, the lease is not renewed.
@@ -85,6 +87,8 @@ pub struct Observe {
     pub arrivals: ArrivalsFrom,
     /// Whether traffic of a fenced member is dropped by the node's own nftables set.
     pub enforce: bool,
+    /// All TCP of its host, and not only what goes to and comes from its port.
+    pub whole_host: bool,
 }
 
 /// How the agent of a node learns what arrives.

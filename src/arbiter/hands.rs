@@ -19,9 +19,9 @@ use crate::{
     config::{ClusterConfig, Config},
     fence::{Fence, ReadOnlyFlag, agent::Agents},
     model::{
-        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest, effect::Run,
-        policy::MethodPolicy,
+        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeName,
+        NodeTarget, Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest,
+        effect::Run, policy::MethodPolicy,
     },
     redirect::Redirect,
     sys::clock::Stopwatch,
@@ -72,7 +72,11 @@ impl Hands {
             // Without a mesh there is nobody to order; `check` builds without one as well, and gives no orders.
             let agents = || -> Arc<dyn Agents> {
                 match link {
-                    Some(link) => Arc::new(Preserving { link: Arc::clone(link), within: preserve_within }),
+                    Some(link) => Arc::new(Preserving {
+                        link: Arc::clone(link),
+                        within: preserve_within,
+                        nodes: config.nodes.iter().map(|node| node.node.clone()).collect(),
+                    }),
                     None => Arc::new(Nobody),
                 }
             };
@@ -156,6 +160,16 @@ impl Hands {
             },
             _ => self.at_member(run).await,
         }
+    }
+
+    /// Runs all redirect methods outside a saga: the same primary is told once more.
+    pub async fn redirect_again(&self, order: &Order, methods: &[MethodPolicy]) -> Vec<(String, StepResult)> {
+        let one = async |(redirect, method): (&Arc<dyn Redirect>, &MethodPolicy)| {
+            let result = redirect.redirect(order, &self.nodes, method.deadline).await;
+            (method.label.clone(), result)
+        };
+        let all = self.redirects.iter().zip(methods).filter(|(_, m)| m.applies_to(&order.target.member));
+        futures::future::join_all(all.map(one)).await
     }
 
     /// An act at a member: by its agent where one is heard, since that takes whatever path is left; else directly.
@@ -370,10 +384,11 @@ fn deed_of(action: &Action) -> Option<Deed> {
     }
 }
 
-/// The link, with the policy's budget for gathering evidence before a kill.
+/// The link, with what one cluster adds: the policy's budget for gathering evidence before a kill, and its nodes.
 struct Preserving {
     link: Arc<Link>,
     within: Duration,
+    nodes: Vec<NodeName>,
 }
 
 #[async_trait]
@@ -389,6 +404,24 @@ impl Agents for Preserving {
     async fn rehearse(&self, target: &Target, name: &str, deadline: Duration) -> FenceHealth {
         self.link.rehearse(target, name, deadline).await
     }
+
+    async fn at_all_nodes(
+        &self,
+        order: &Order,
+        deed: Deed,
+        deadline: Duration,
+    ) -> Vec<(NodeName, Result<StepResult, ActError>)> {
+        self.link.order_nodes(order, &self.nodes, deed, deadline).await
+    }
+
+    async fn nodes_health(&self, _: &Target, _: Duration) -> FenceHealth {
+        let unheard = self.link.unheard(&self.nodes);
+        let names = unheard.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+        match unheard.is_empty() {
+            true => FenceHealth { usable: Some(true), detail: format!("all {} nodes are heard", self.nodes.len()) },
+            false => FenceHealth { usable: Some(false), detail: format!("not heard, and all are needed: {names}") },
+        }
+    }
 }
 
 /// No way to any agent.
@@ -402,6 +435,14 @@ impl Agents for Nobody {
     }
 
     async fn rehearse(&self, _: &Target, _: &str, _: Duration) -> FenceHealth {
+        FenceHealth { usable: None, detail: "this process has no part in the mesh".into() }
+    }
+
+    async fn at_all_nodes(&self, _: &Order, _: Deed, _: Duration) -> Vec<(NodeName, Result<StepResult, ActError>)> {
+        Vec::new()
+    }
+
+    async fn nodes_health(&self, _: &Target, _: Duration) -> FenceHealth {
         FenceHealth { usable: None, detail: "this process has no part in the mesh".into() }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{ActError, Done, Epoch, Failure, FailureKind, FenceReport, Order, Outcome, Target, WriteAttempt};
 
 mod act;
+pub mod jolokia;
 pub mod redis;
 pub mod relay;
 
@@ -23,6 +24,8 @@ pub enum AnyBroker {
     Redis(redis::Redis),
     /// The in-house broker of this package, with its shadow on shared storage.
     Relay(relay::Relay),
+    /// Anything controlled by JMX over Jolokia; with a preset for GraphDB EE up to 9.x.
+    Jolokia(jolokia::Jolokia),
 }
 
 impl AnyBroker {
@@ -34,6 +37,7 @@ impl AnyBroker {
         match self {
             Self::Redis(config) => Ok(Box::new(redis::RedisBroker::new(config)?)),
             Self::Relay(config) => Ok(Box::new(relay::RelayBroker::new(*config))),
+            Self::Jolokia(config) => Ok(Box::new(jolokia::JolokiaBroker::new(config)?)),
         }
     }
 }

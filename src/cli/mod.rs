@@ -135,7 +135,7 @@ enum Verb {
     #[command(hide = true)]
     DemoSender(demo::sender::Args),
     /// The broker of this package: a small relay with a log on shared storage, and its shadow.
-    Relay(relay::Args),
+    Relay(Box<relay::Args>),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// Print the manual page, or write all pages to a directory.
@@ -245,14 +245,15 @@ pub fn relay_main() -> ExitCode {
 }
 
 fn main_with(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, not errors. A reader that went away is no error either.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
-        }
-    };
+    let cli =
+        match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help and version are answers, not errors. A reader that went away is no error either.
+                let _ = error.print();
+                return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+            }
+        };
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let context = Context { format: cli.output, connect: cli.connect, paint: Paint::for_stdout() };
@@ -341,7 +342,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
-        Verb::Relay(args) => relay::run(context, args).await,
+        Verb::Relay(args) => relay::run(context, *args).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
         Verb::Schema(args) => schema::run(&args),

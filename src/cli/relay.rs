@@ -262,7 +262,7 @@ async fn run_sender(args: Send) -> Result<Exit, Failure> {
         while !sender.wait_for(last, Duration::from_secs(1)).await {}
         Ok::<_, Failure>(())
     };
-    let attend = args.whom.attend(|address, epoch| drop(sender.move_to(address, epoch)), state);
+    let attend = args.whom.attend(|address, epoch| _ = sender.move_to(address, epoch), state);
     tokio::pin!(send, attend);
     loop {
         tokio::select! {
@@ -291,7 +291,7 @@ async fn run_node(args: Node) -> Result<Exit, Failure> {
         NodeClient::start(NodeOptions { name: args.name, address: args.whom.to.clone(), epoch: 0, after: args.after });
     let handle = node.handle();
     let state = || json_line(&handle.state());
-    let attend = args.whom.attend(|address, epoch| drop(handle.follow(address, epoch)), state);
+    let attend = args.whom.attend(|address, epoch| _ = handle.follow(address, epoch), state);
     tokio::pin!(attend);
     loop {
         tokio::select! {

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Fence;
-use crate::model::{ActError, Done, FenceHealth, FenceReport, Order, Proof, StepResult, Target, agent::Deed};
+use crate::model::{ActError, Done, FenceHealth, FenceReport, NodeName, Order, Proof, StepResult, Target, agent::Deed};
 
 /// The name of a fence of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -34,6 +34,18 @@ pub trait Agents: Send + Sync {
 
     /// Whether that fence of the agent could work, found without harm.
     async fn rehearse(&self, target: &Target, name: &str, deadline: Duration) -> FenceHealth;
+
+    /// Gives an order about a member to the agents of all nodes of its cluster, side by side. One entry for every node that
+    /// the cluster has, with or without an agent.
+    async fn at_all_nodes(
+        &self,
+        order: &Order,
+        deed: Deed,
+        deadline: Duration,
+    ) -> Vec<(NodeName, Result<StepResult, ActError>)>;
+
+    /// Whether all nodes could be ordered now, found without harm.
+    async fn nodes_health(&self, target: &Target, deadline: Duration) -> FenceHealth;
 }
 
 impl Agent {

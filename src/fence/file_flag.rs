@@ -3,7 +3,9 @@
 //! When it lies: the broker reads the file when it likes. So this is a claim, to be read back by a forbidden write.
 
 use std::{
+    borrow::Cow,
     io::ErrorKind,
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +19,7 @@ use crate::{
     model::{ActError, Done, FenceHealth, FenceReport, Order, Proof, Target},
     sys::{
         command::{Ended, Output, Run, find_program},
-        file, hook,
+        file, hook, properties,
     },
 };
 
@@ -35,11 +37,28 @@ pub struct FileFlag {
     pub fenced: String,
     /// Its value when the fence is lifted: `false`. Without it, the former line is put back.
     pub unfenced: Option<String>,
+    /// How the file is read: `lines`, or `java_properties` with its escapes and continued lines. Default `lines`.
+    pub format: Format,
+    /// The flag belongs to the member's role, under the cluster's `agent.fences`: the agent sets it before the member is
+    /// started or made a standby, keeps it when the fence is lifted, and writes `unfenced` when the member is promoted.
+    /// So whatever starts an old primary starts a standby. Default false.
+    pub follows_role: bool,
     /// What stands between key and value. Default `=`; blanks around it are kept as they are.
     pub separator: Option<String>,
     /// The program that makes the broker read the file again; no shell. `{member}` and the like are put in, and its
     /// environment is that of the `exec` fence.
     pub reload: Vec<String>,
+}
+
+/// How a file with properties is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One line for each, nothing escaped.
+    #[default]
+    Lines,
+    /// As Java's `Properties` reads them.
+    JavaProperties,
 }
 
 impl FileFlag {
@@ -56,6 +75,9 @@ impl FileFlag {
         if self.unfenced.as_ref() == Some(&self.fenced) {
             return Err("`fenced` and `unfenced` are the same".into());
         }
+        if self.follows_role && self.unfenced.is_none() {
+            return Err("`follows_role` needs `unfenced`: what the file says of a primary".into());
+        }
         let separator = self.separator.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| "=".into());
         Ok(Box::new(Method { config: self.clone(), separator }))
     }
@@ -66,11 +88,11 @@ struct Method {
     separator: String,
 }
 
-/// One line of the file that sets the key: up to the value, the value, and its end.
+/// A part of the file that sets the key: all of it, where the value stands, and the value.
 struct Property<'a> {
-    before: &'a [u8],
-    value: &'a [u8],
-    after: &'a [u8],
+    whole: Range<usize>,
+    value_at: Range<usize>,
+    value: Cow<'a, [u8]>,
 }
 
 impl Method {
@@ -78,8 +100,36 @@ impl Method {
         PathBuf::from(target.expand(&self.config.path))
     }
 
-    /// Takes a line apart if it sets the key. A comment never does, because it does not begin with the key.
-    fn property<'a>(&self, line: &'a [u8]) -> Option<Property<'a>> {
+    /// The parts of the file that set the key, in their order.
+    fn properties<'a>(&self, content: &'a [u8]) -> Vec<Property<'a>> {
+        match self.config.format {
+            Format::Lines => {
+                let mut found = Vec::new();
+                let mut at = 0;
+                for line in lines(content) {
+                    let whole = at..at + line.len();
+                    at = whole.end;
+                    if let Some(value_at) = self.value_in(line) {
+                        let value_at = whole.start + value_at.start..whole.start + value_at.end;
+                        found.push(Property { whole, value: content[value_at.clone()].into(), value_at });
+                    }
+                }
+                found
+            }
+            Format::JavaProperties => properties::entries(content)
+                .into_iter()
+                .filter(|entry| entry.key == self.config.key)
+                .map(|entry| Property {
+                    whole: entry.whole,
+                    value_at: entry.value_at,
+                    value: entry.value.into_bytes().into(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Where the value stands in a line, if it sets the key. A comment never does, because it does not begin with the key.
+    fn value_in(&self, line: &[u8]) -> Option<Range<usize>> {
         let blank = |b: &u8| *b == b' ' || *b == b'\t';
         let start = line.iter().take_while(|b| blank(b)).count();
         let rest = line[start..].strip_prefix(self.config.key.as_bytes())?;
@@ -96,53 +146,55 @@ impl Method {
             rest.strip_prefix(separator.as_bytes())?
         };
         let rest = &rest[rest.iter().take_while(|b| blank(b)).count()..];
-        let value = rest.trim_ascii_end();
-        let (before, after) = (line.len() - rest.len(), &rest[value.len()..]);
-        Some(Property { before: &line[..before], value, after })
-    }
-
-    fn values<'a>(&self, content: &'a [u8]) -> Vec<&'a [u8]> {
-        lines(content).filter_map(|line| self.property(line)).map(|p| p.value).collect()
+        let from = line.len() - rest.len();
+        Some(from..from + rest.trim_ascii_end().len())
     }
 
     fn has(&self, content: &[u8], value: &str) -> bool {
-        let values = self.values(content);
-        !values.is_empty() && values.iter().all(|v| *v == value.as_bytes())
+        let found = self.properties(content);
+        !found.is_empty() && found.iter().all(|p| *p.value == *value.as_bytes())
     }
 
     /// The content with the key set, everything else as it was.
     fn set(&self, content: &[u8], value: &str) -> Vec<u8> {
+        let found = self.properties(content);
+        let written = match self.config.format {
+            Format::Lines => value.as_bytes().to_vec(),
+            Format::JavaProperties => properties::escaped(value),
+        };
         let mut out = Vec::with_capacity(content.len() + 64);
-        let mut found = false;
-        for line in lines(content) {
-            if let Some(p) = self.property(line) {
-                out.extend([p.before, value.as_bytes(), p.after].concat());
-                found = true;
-            } else {
-                out.extend_from_slice(line);
-            }
+        let mut at = 0;
+        for property in &found {
+            out.extend_from_slice(&content[at..property.value_at.start]);
+            out.extend_from_slice(&written);
+            at = property.value_at.end;
         }
-        if !found {
+        out.extend_from_slice(&content[at..]);
+        if found.is_empty() {
             if !out.is_empty() && !out.ends_with(b"\n") {
                 out.push(b'\n');
             }
-            out.extend([self.config.key.as_bytes(), self.separator.as_bytes(), value.as_bytes(), b"\n"].concat());
+            out.extend(match self.config.format {
+                Format::Lines => [self.config.key.as_bytes(), self.separator.as_bytes(), value.as_bytes()].concat(),
+                Format::JavaProperties => properties::line(&self.config.key, &self.separator, value),
+            });
+            out.push(b'\n');
         }
         out
     }
 
     /// The content with the key's lines as they were in `before`; lines that were not there go.
     fn restore(&self, content: &[u8], before: &[u8]) -> Vec<u8> {
-        let former: Vec<&[u8]> = lines(before).filter(|line| self.property(line).is_some()).collect();
-        let mut former = former.into_iter();
+        let former = self.properties(before);
+        let mut former = former.iter().map(|p| &before[p.whole.clone()]);
         let mut out = Vec::with_capacity(content.len());
-        for line in lines(content) {
-            if self.property(line).is_none() {
-                out.extend_from_slice(line);
-            } else if let Some(line) = former.next() {
-                out.extend_from_slice(line);
-            }
+        let mut at = 0;
+        for property in self.properties(content) {
+            out.extend_from_slice(&content[at..property.whole.start]);
+            out.extend_from_slice(former.next().unwrap_or_default());
+            at = property.whole.end;
         }
+        out.extend_from_slice(&content[at..]);
         former.for_each(|line| out.extend_from_slice(line));
         out
     }
@@ -264,7 +316,24 @@ impl Fence for Method {
     }
 
     async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
-        let attempted = format!("lift {} on {}", self.label(), order.target.member);
+        if self.config.follows_role {
+            return Ok(Done::new("kept: it is a standby now, and its file says so until it is promoted"));
+        }
+        self.lift(order, deadline).await
+    }
+
+    fn follows_role(&self) -> bool {
+        self.config.follows_role
+    }
+
+    async fn become_primary(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        if self.config.follows_role { self.lift(order, deadline).await } else { Ok(Done::default()) }
+    }
+}
+
+impl Method {
+    async fn lift(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let attempted = format!("lift {} on {}", Fence::label(self), order.target.member);
         let written =
             self.write_unfenced(&self.path(&order.target)).map_err(|e| ActError::nothing_done(attempted.clone(), e))?;
         match self.reload("unfence", order, deadline).await {
@@ -319,7 +388,24 @@ mod tests {
     fn a_blank_may_separate() {
         let m = method("min-replicas-to-write", " ");
         assert_eq!(m.set(b"min-replicas-to-write 0\n", "yes"), b"min-replicas-to-write yes\n");
-        assert_eq!(m.values(b"min-replicas-to-write-x 0\nmin-replicas-to-write\t3\n"), [b"3"]);
+        let found = m.properties(b"min-replicas-to-write-x 0\nmin-replicas-to-write\t3\n");
+        assert_eq!(found.iter().map(|p| &*p.value).collect::<Vec<_>>(), [b"3"]);
+    }
+
+    #[test]
+    fn a_java_file_keeps_its_order_its_comments_and_its_ways() {
+        let mut m = method("read-only", "=");
+        m.config.format = Format::JavaProperties;
+        let before = b"# read-only=x \\\nworkers: a,\\\n  b\r\n! kept\nread\\-only \t: fal\\\n   se\nlast=1";
+        let fenced = m.set(before, "yes");
+        assert_eq!(
+            String::from_utf8_lossy(&fenced),
+            "# read-only=x \\\nworkers: a,\\\n  b\r\n! kept\nread\\-only \t: yes\nlast=1"
+        );
+        assert!(m.has(&fenced, "yes") && m.has(before, "false"));
+        assert_eq!(m.restore(&fenced, before), before);
+        // A line that ends in a backslash would swallow what is put behind it.
+        assert_eq!(m.set(b"a=1", "yes"), b"a=1\nread-only=yes\n");
     }
 
     #[test]

@@ -88,4 +88,16 @@ impl Fence for Guarded {
             .await
             .unwrap_or_else(|_| Err(ActError::uncertain(attempted(), format!("no end within {}", human(deadline)))))
     }
+
+    fn follows_role(&self) -> bool {
+        self.inner.follows_role()
+    }
+
+    async fn become_primary(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let attempted = || format!("let {} on {} say that it is primary", self.label(), order.target.member);
+        self.is_newest(order).map_err(|why| ActError::nothing_done(attempted(), why))?;
+        timeout(deadline, self.inner.become_primary(order, inner_deadline(deadline)))
+            .await
+            .unwrap_or_else(|_| Err(ActError::uncertain(attempted(), format!("no end within {}", human(deadline)))))
+    }
 }

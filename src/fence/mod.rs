@@ -18,6 +18,7 @@ pub mod file_flag;
 pub mod firewall;
 mod guarded;
 pub mod http;
+pub mod nodes;
 pub mod read_only;
 pub mod signal;
 pub mod systemd;
@@ -49,6 +50,8 @@ pub enum AnyFence {
     Gate(agent::Alone),
     /// The agent kills the member's whole control group and inhibits its restart: short for `agent: kill`.
     Kill(agent::Alone),
+    /// The agents of all nodes drop what comes from the member and goes to it: for a primary whose own host nobody reaches.
+    Nodes(agent::Alone),
 }
 
 impl AnyFence {
@@ -85,6 +88,7 @@ impl AnyFence {
             Self::Agent(config) => config.build(agents)?,
             Self::Gate(_) => agent::Agent::named(agent::Agent::GATE).build(agents)?,
             Self::Kill(_) => agent::Agent::named(agent::Agent::KILL).build(agents)?,
+            Self::Nodes(_) => nodes::build(agents)?,
         };
         Ok(Box::new(guarded::Guarded::new(inner)))
     }
@@ -114,6 +118,17 @@ pub trait Fence: Send + Sync {
 
     /// Lifts the fence, once the member is a standby. Idempotent.
     async fn unfence(&self, order: &Order, deadline: Duration) -> Result<Done, ActError>;
+
+    /// Whether it says what role the member starts in, so that it lies on every standby and not only on a fenced one.
+    fn follows_role(&self) -> bool {
+        false
+    }
+
+    /// The member was promoted: where the fence follows its role, it starts as a primary from now on. Idempotent.
+    async fn become_primary(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
+        let _ = (order, deadline);
+        Ok(Done::default())
+    }
 }
 
 /// The broker kind's read-only flag, as far as the `read_only` fence needs it.

@@ -228,6 +228,13 @@ pub enum Deed {
         /// Fenced members.
         fenced: Vec<MemberName>,
     },
+    /// To a node: drop the traffic of this member as well, whomever it follows; or take it again.
+    Drop {
+        /// The member.
+        fenced: MemberName,
+        /// Take it again.
+        lift: bool,
+    },
 }
 
 /// What came of an order.

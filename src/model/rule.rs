@@ -69,6 +69,9 @@ impl fmt::Display for Verdict {
 pub enum Reaction {
     /// People are told.
     Alert,
+    /// People are told, and so are nodes and clients, once more, by the redirect methods: who is primary. Nobody becomes
+    /// primary by it. For clients that hang on a standby.
+    Redirect,
     /// People are told, and nothing is done automatically while the rule holds, not even by other rules.
     Hold,
     /// The failover begins, if no guard stands against it.
@@ -82,6 +85,7 @@ impl fmt::Display for Reaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Alert => "alert",
+            Self::Redirect => "redirect",
             Self::Hold => "hold",
             Self::Failover => "failover",
             Self::Switchover => "switchover",

@@ -171,7 +171,7 @@ mod tests {
             (init(json!(["n1", "x".repeat(64)])), 12, "cannot be a node's name"),
             (init(json!([])), 12, "not among"),
             (init(json!(["n2"])), 12, "not among"),
-            (init(json!(["n"; 10])), 12, "10 nodes"),
+            (init(json!(vec!["n"; 10])), 12, "10 nodes"),
             (json!({ "type": "trigger_failover" }), 12, "`failed_master` is missing"),
             (json!({ "type": "append" }), 12, "`message` is missing"),
             (json!({ "type": "append", "message": 1, "value": 1 }), 12, "write one"),

@@ -8,4 +8,5 @@ pub mod hook;
 pub mod http;
 pub mod net;
 pub mod process;
+pub mod properties;
 pub mod systemd;

@@ -1,6 +1,7 @@
 //! The same promises of the kind `relay`, on real relay processes over one storage.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
@@ -167,9 +168,19 @@ async fn dead_and_strange_ones_are_told_apart() {
     })
     .await;
     // Who answers in other words says nothing of the relay.
-    let other = RedisServer::start();
-    let outcome = failure(broker.ask(Ask::Ping, &target("other", &other), SOON).await);
-    assert!(!outcome.is_evidence() || outcome == FailureKind::Reset, "{outcome:?}");
+    let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = Target { address: stranger.local_addr().unwrap().to_string(), ..at_a };
+    std::thread::spawn(move || {
+        for client in stranger.incoming() {
+            let mut client = client.unwrap();
+            client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            // Read to the end: closing with bytes unread would reset the connection before they arrive.
+            let _ = std::io::copy(&mut client, &mut std::io::sink());
+        }
+    });
+    for ask in ALL {
+        assert_eq!(failure(broker.ask(ask, &at, SOON).await), FailureKind::Parse, "{ask:?}");
+    }
 }
 
 /// P5, H1: a frozen process still accepts connections. Every call ends by its deadline, and nothing was done.

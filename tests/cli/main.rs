@@ -44,6 +44,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
         "adopt",
         "pause",
         "resume",
+        "relay",
         "reload",
         "epoch",
         "doctor",

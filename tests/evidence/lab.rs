@@ -234,6 +234,7 @@ pub(crate) fn guard(broker: Guarded) -> Guard {
         gate: None,
         fences: Default::default(),
         data: None,
+        keep: Vec::new(),
         progress_every: Duration::from_millis(50),
         progress_timeout: Duration::from_millis(200),
         restart_grace: Duration::ZERO,

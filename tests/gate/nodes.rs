@@ -33,6 +33,15 @@ fn a_fenced_member_is_neither_heard_nor_reached_from_a_node() {
         assert_eq!(node.ensure(), Ok(true));
         assert_eq!(node.get().unwrap(), [old.v6()].into());
 
+        // All TCP of a host, whatever the port: the other broker stands on the same one.
+        let host = std::net::SocketAddr::new(old.v4().ip(), 0);
+        node.set(&[host]).unwrap();
+        assert_eq!(node.get().unwrap(), [host].into());
+        assert!(!lab.is_served(old.v4()) && !lab.is_served(other.v4()) && lab.is_served(old.v6()));
+        lab.at_clients(|| nft("delete chain inet coroner_node_node_1 input"));
+        assert_eq!(node.ensure(), Ok(true));
+        assert_eq!(node.get().unwrap(), [host].into());
+
         node.clear().unwrap();
         assert!(lab.is_served(old.v6()));
         node.remove().unwrap();

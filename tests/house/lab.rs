@@ -88,6 +88,16 @@ impl Process {
         let _ = nix::sys::signal::kill(self.pid, signal);
     }
 
+    /// SIGSTOP, and waits until each of its threads stands still: the signal alone is under way for a moment.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stands = |stat: &Path| fs::read_to_string(stat).is_ok_and(|text| text.contains(") T "));
+        let tasks = format!("/proc/{}/task", self.pid);
+        while !fs::read_dir(&tasks).unwrap().all(|task| stands(&task.unwrap().path().join("stat"))) {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     async fn end(&mut self) {
         let _ = killpg(self.pid, Signal::SIGKILL);
         self.signal(Signal::SIGKILL);
@@ -128,14 +138,17 @@ impl House {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::Builder::new().prefix("coroner-house-").tempdir().unwrap();
         fs::create_dir(dir.path().join("storage")).unwrap();
-        let ports = BTreeMap::from([(A, free_port()), (B, free_port())]);
-        let a = start_relay(dir.path(), A, ports[A], None);
-        wait_for_answer(ports[A]).await;
-        let b = start_relay(dir.path(), B, ports[B], Some(ports[A]));
-        wait_for_answer(ports[B]).await;
-
+        for name in ["node-1", "node-2", "node-3", A, B, "operator"] {
+            fs::write(dir.path().join(format!("{name}.token")), token_of(name)).unwrap();
+        }
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         let control = Arbiter { http, address: local(free_port()) };
+        let ports = BTreeMap::from([(A, free_port()), (B, free_port())]);
+        let a = start_relay(dir.path(), A, ports[A], None, control.address);
+        wait_for_answer(ports[A]).await;
+        let b = start_relay(dir.path(), B, ports[B], Some(ports[A]), control.address);
+        wait_for_answer(ports[B]).await;
+
         let nodes_to_a = Cable::lay(local(ports[A])).await;
         let direct: Ways = ports.iter().map(|(name, port)| ((*name).to_owned(), local(*port))).collect();
         let mut by_cable = direct.clone();
@@ -146,9 +159,6 @@ impl House {
         }
         for name in ["sender-1", "sender-2"] {
             senders.push(Source::start(name, &direct, A, options.window, options.size).await);
-        }
-        for name in ["node-1", "node-2", "node-3", "operator"] {
-            fs::write(dir.path().join(format!("{name}.token")), token_of(name)).unwrap();
         }
         let notices: Vec<_> =
             nodes.iter().map(|n| (&n.name, n.notices)).chain(senders.iter().map(|s| (&s.name, s.notices))).collect();
@@ -179,7 +189,7 @@ impl House {
 
     /// Starts it as its unit would: it is told nothing of what happened.
     pub fn start_again(&mut self, member: &'static str) {
-        let process = start_relay(self.dir.path(), member, self.ports[member], None);
+        let process = start_relay(self.dir.path(), member, self.ports[member], None, self.control.address);
         self.relays.insert(member, process);
     }
 
@@ -261,7 +271,10 @@ impl House {
                 nodes.all(|n| n["follows"] == cluster["primary"] && n["epoch"] == cluster["epoch"])
             });
             let rest = cluster["primary"] == primary && cluster["incident"].is_null() && cluster["verdict"] == "alive";
-            rest && cluster["ready"] == true && all_follow && house.is_linked(other).await
+            // The cooldown is over as soon as somebody takes note.
+            let blocks = |g: &Value| g["blocks"] == true && g["guard"] != "cooldown";
+            let nothing_blocks = cluster["blocking"].as_array().is_none_or(|guards| !guards.iter().any(blocks));
+            rest && nothing_blocks && all_follow && house.is_linked(other).await
         })
         .await;
     }
@@ -354,10 +367,13 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn start_relay(dir: &Path, name: &str, port: u16, follows: Option<u16>) -> Process {
+fn start_relay(dir: &Path, name: &str, port: u16, follows: Option<u16>, arbiter: SocketAddr) -> Process {
     let mut words: Vec<String> =
-        ["relay", "--name", name, "--listen", &local(port).to_string()].map(str::to_owned).into();
+        ["relay", "serve", "--name", name, "--listen", &local(port).to_string()].map(str::to_owned).into();
     words.extend(["--storage".to_owned(), dir.join("storage").display().to_string()]);
+    words.extend(["--arbiter".to_owned(), format!("http://{arbiter}")]);
+    words.extend(["--token-file".to_owned(), dir.join(format!("{name}.token")).display().to_string()]);
+    words.extend(["--cluster", "messages", "--beat-every-ms", "200"].map(str::to_owned));
     if let Some(port) = follows {
         words.extend(["--follow".to_owned(), local(port).to_string()]);
     }
@@ -414,6 +430,8 @@ arbiter:
     - { name: node-1, role: report, token: "${file:node-1.token}" }
     - { name: node-2, role: report, token: "${file:node-2.token}" }
     - { name: node-3, role: report, token: "${file:node-3.token}" }
+    - { name: relay-a, role: report, token: "${file:relay-a.token}" }
+    - { name: relay-b, role: report, token: "${file:relay-b.token}" }
     - { name: operator, role: operate, token: "${file:operator.token}" }
 clusters:
   messages:
@@ -425,6 +443,7 @@ clusters:
     nodes:
 @NODES@
     signals:
+      heartbeat: { push: { from: primary, every: 200ms } }
       arrivals: { push: { from: [node-1, node-2, node-3], every: 200ms, traffic: constant } }
       canary: { canary: { to: [node-1, node-2, node-3], every: 300ms, timeout: 280ms } }
       ping: { broker: { ask: ping, of: primary, every: 100ms, timeout: 90ms } }
@@ -442,7 +461,7 @@ clusters:
       - name: has sent no message to any node
         when:
           all:
-            - ping: { silent: 2s }
+            - heartbeat: { silent: 2s }
             - at_least: { count: all, of: arrivals, are: { silent: 2s } }
             - any: [{ link: down }, { link: { lag_above: 1s } }]
         verdict: dead

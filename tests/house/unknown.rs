@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use crate::{
     cable::Cable,
     clients::Source,
@@ -42,7 +40,7 @@ async fn p31_never_taken() {
     let sender = Source::start("unsure", &ways, A, 10, 100).await;
     let first = sender.send().await;
     assert!(sender.sender.wait_for(first, Duration::from_secs(20)).await);
-    house.relay(A).signal(Signal::SIGSTOP);
+    house.relay(A).freeze().await;
     let unknown = sender.send().await;
     house.kill(A).await;
     house.wait_primary(B, epoch).await;

@@ -71,6 +71,7 @@ fn inside() {
         gate: None,
         fences: Default::default(),
         data: None,
+        keep: Vec::new(),
         progress_every: Duration::from_millis(50),
         progress_timeout: Duration::from_millis(200),
         restart_grace: Duration::ZERO,

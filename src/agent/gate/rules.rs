@@ -100,6 +100,16 @@ pub(super) fn address_and_port(side: Side, is_v4: bool, set: &str, then: &[Expre
         .collect()
 }
 
+/// `ip daddr @set` for TCP, or its like.
+pub(super) fn tcp_address(side: Side, is_v4: bool, set: &str, then: &[Expression]) -> Vec<Expression> {
+    is_family(is_v4)
+        .into_iter()
+        .chain(is_tcp())
+        .chain([address_of(side, is_v4), Expression::In(set.into())])
+        .chain(then.iter().cloned())
+        .collect()
+}
+
 /// An interface's index, and a mark, are numbers in the host's order.
 fn equal_number(number: u32) -> Expression {
     Expression::Equal(number.to_ne_bytes().to_vec())

@@ -25,8 +25,8 @@ use crate::{
         party::{Input, Output, Sealing},
     },
     model::{
-        ActError, ClusterName, Done, Epoch, FenceHealth, FenceReport, IncidentId, MemberName, Order, PartyName, Proof,
-        StepResult, Target, Time,
+        ActError, ClusterName, Done, Epoch, FenceHealth, FenceReport, IncidentId, MemberName, NodeName, Order,
+        PartyName, Proof, StepResult, Target, Time,
         agent::{Deed, DeedResult, MemberReport, OrderId},
         status::PrimaryView,
         time::human,
@@ -188,13 +188,19 @@ impl Link {
                 continue;
             };
             for (party, heard) in &state.heard {
+                let deed = Deed::Redirect {
+                    primary: primary.clone(),
+                    address: address.clone(),
+                    fenced: standing.fenced.clone(),
+                };
+                // Beats do not say whom a node drops. What was told last does: a member that came back is dropped no more.
+                let was_told_other =
+                    state.told.get(&(cluster.clone(), party.clone())).is_some_and(|(e, d, _)| e == epoch && *d != deed);
                 let mut nodes = heard.beat.nodes.iter().filter(|(c, ..)| c == cluster);
-                if nodes.any(|(_, _, told)| told.epoch < *epoch || told.primary.as_ref() != Some(primary)) {
-                    let deed = Deed::Redirect {
-                        primary: primary.clone(),
-                        address: address.clone(),
-                        fenced: standing.fenced.clone(),
-                    };
+                let differs = nodes.any(|(_, _, told)| {
+                    told.epoch < *epoch || told.primary.as_ref() != Some(primary) || was_told_other
+                });
+                if differs {
                     orders.push((party.clone(), cluster.clone(), primary.clone(), *epoch, deed));
                 }
             }
@@ -302,6 +308,43 @@ impl Link {
         result.unwrap_or(None)
     }
 
+    /// Gives an order about a member to the agents of these nodes, side by side.
+    pub async fn order_nodes(
+        &self,
+        order: &Order,
+        nodes: &[NodeName],
+        deed: Deed,
+        deadline: Duration,
+    ) -> Vec<(NodeName, Result<StepResult, ActError>)> {
+        let one = async |node: &NodeName| {
+            let attempted = format!("order the agent of {node}");
+            let target = &order.target;
+            let id = OrderId { incident: order.incident.clone(), ..self.fresh_id("") };
+            let order =
+                self::order(id, target.cluster.clone(), target.member.clone(), order.epoch, deed.clone(), deadline);
+            let result = match self.give(PartyName::from(node), *order).await {
+                Some(DeedResult::Ended(result)) => Ok(*result),
+                Some(DeedResult::Refused { why, epoch }) => {
+                    Err(ActError::nothing_done(attempted, format!("it refused: {why} (its epoch is {epoch})")))
+                }
+                Some(other) => Err(ActError::uncertain(attempted, format!("it answered {other:?}"))),
+                None => Err(ActError::uncertain(attempted, "it did not answer in time")),
+            };
+            (node.clone(), result)
+        };
+        futures::future::join_all(nodes.iter().map(one)).await
+    }
+
+    /// Which of these nodes' agents were not heard of late.
+    #[must_use]
+    pub fn unheard(&self, nodes: &[NodeName]) -> Vec<NodeName> {
+        let state = self.state();
+        let is_heard = |node: &&NodeName| {
+            state.heard.get(&PartyName::from(*node)).is_some_and(|heard| clock::now().since(heard.at) < HEARD_WITHIN)
+        };
+        nodes.iter().filter(|node| !is_heard(node)).cloned().collect()
+    }
+
     fn fresh_id(&self, what: &str) -> OrderId {
         let mut state = self.state();
         state.next = state.next.wrapping_add(1);
@@ -347,6 +390,15 @@ impl Agents for Link {
             Some(other) => unknown(format!("its agent answered {other:?}")),
             None => unknown("its agent did not answer in time".into()),
         }
+    }
+
+    /// The link itself serves all clusters, and knows of none which nodes it has: see [`Link::order_nodes`].
+    async fn at_all_nodes(&self, _: &Order, _: Deed, _: Duration) -> Vec<(NodeName, Result<StepResult, ActError>)> {
+        Vec::new()
+    }
+
+    async fn nodes_health(&self, _: &Target, _: Duration) -> FenceHealth {
+        FenceHealth { usable: None, detail: "the nodes are not known here".into() }
     }
 }
 

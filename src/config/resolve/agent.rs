@@ -75,7 +75,7 @@ impl Resolver<'_> {
             None => Duration::from_secs(2),
         };
         let start_within = self.span(&a.start_within, Duration::from_secs(30));
-        for path in [&a.data, &a.watchdog].into_iter().flatten() {
+        for path in [&a.data, &a.watchdog].into_iter().flatten().chain(&a.keep) {
             self.check_path(path);
         }
         for (name, fence) in &a.fences.0 {
@@ -84,7 +84,7 @@ impl Resolver<'_> {
                 self.error(name, format!("every agent has a fence `{}` already", name.value));
             }
             match &fence.value {
-                AnyFence::Agent(_) | AnyFence::Gate(_) | AnyFence::Kill(_) => {
+                AnyFence::Agent(_) | AnyFence::Gate(_) | AnyFence::Kill(_) | AnyFence::Nodes(_) => {
                     self.error(fence, "a fence of the agent cannot be an order to an agent");
                 }
                 AnyFence::ReadOnly(_) => {
@@ -105,6 +105,7 @@ impl Resolver<'_> {
                 gate: a.gate.as_ref().map(|gate| self.gate_of(&gate.value, target, targets)),
                 fences: fences.clone(),
                 data: a.data.as_ref().map(path),
+                keep: a.keep.iter().map(path).collect(),
                 progress_every,
                 progress_timeout,
                 restart_grace,
@@ -264,7 +265,8 @@ impl Resolver<'_> {
             } else {
                 ArrivalsFrom::Nothing
             };
-            out.insert(node.node.clone(), Observe { arrivals, enforce: o.enforce.unwrap_or(false) });
+            let whole_host = o.whole_host.as_ref().is_some_and(|w| w.value);
+            out.insert(node.node.clone(), Observe { arrivals, enforce: o.enforce.unwrap_or(false), whole_host });
         }
         out
     }
@@ -292,8 +294,14 @@ impl Resolver<'_> {
                 None if self.tree.get(cluster.id, "broker").is_none() => {
                     self.error(words, "the cluster has no `broker` kind to subscribe at");
                 }
+                Some(At { value: AnyBroker::Jolokia(_), .. }) => {
+                    self.error(words, "nothing can be subscribed to over Jolokia: write `metric` or `file`");
+                }
                 Some(At { value: AnyBroker::Redis(_) | AnyBroker::Relay(_), .. }) | None => {}
             }
+        }
+        if let Some(at) = o.whole_host.as_ref().filter(|w| w.value && o.enforce != Some(true)) {
+            self.error_help(at, "nothing is dropped, so neither is a whole host", "write `enforce: true` beside it");
         }
         if let Some(metric) = &o.metric {
             self.need(metric.id, "url", &metric.value.url);
@@ -421,6 +429,34 @@ impl Resolver<'_> {
             None => self.tree.head(id),
         }
     }
+}
+
+impl Resolver<'_> {
+    /// The `nodes` fence needs an agent at each of them that drops traffic.
+    pub(super) fn check_nodes_fence(&mut self, view: &ClusterView, cluster: &At<Cluster>, id: Id) {
+        let place = self.tree.head(id);
+        if view.nodes.is_empty() {
+            self.notes.error_help(place, "`nodes` needs nodes, and the cluster has none", "add `nodes: [worker-1, …]`");
+            return;
+        }
+        let has_agent = |node: &&NodeName| self.mesh.as_ref().is_some_and(|m| m.has(node.as_str()));
+        let without: Vec<&str> = view.nodes.iter().filter(|n| !has_agent(n)).map(NodeName::as_str).collect();
+        if !without.is_empty() {
+            let message =
+                format!("`nodes` is done by the agents of all nodes, and `{}` has none", without.join("`, `"));
+            self.notes.error_help(place, message, "add the nodes to `mesh.parties`");
+        }
+        if cluster.value.observe.as_ref().is_none_or(|o| o.value.enforce != Some(true)) {
+            let help = "add `observe: { enforce: true }` to the cluster";
+            self.notes.error_help(place, "`nodes` has the nodes drop traffic, and they may not", help);
+        }
+    }
+}
+
+/// Whether an agent's own fence says what role the member starts in.
+pub(super) fn has_role_flag(cluster: &Cluster) -> bool {
+    let fences = cluster.agent.iter().flat_map(|a| &a.value.fences.0);
+    fences.into_iter().any(|(_, fence)| matches!(&fence.value, AnyFence::FileFlag(flag) if flag.follows_role))
 }
 
 /// The best proof of a fence of the agent.

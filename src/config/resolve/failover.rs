@@ -124,6 +124,11 @@ impl Resolver<'_> {
         let acts = |t: &At<Reaction>| matches!(t.value, Reaction::Failover | Reaction::Switchover);
         let acting = c.death_rules.iter().filter_map(|r| r.value.then.as_ref()).find(|t| acts(t));
         let has_failover = self.tree.get(cluster.id, "failover").is_some();
+        let redirects = c.failover.as_ref().is_some_and(|f| !f.value.redirect.is_empty());
+        let redirecting = |t: &&At<Reaction>| t.value == Reaction::Redirect && !redirects;
+        if let Some(then) = c.death_rules.iter().filter_map(|r| r.value.then.as_ref()).find(redirecting) {
+            self.error_help(then, "there is no way to redirect anybody", "add `redirect` to the cluster's `failover`");
+        }
         if let Some(then) = acting {
             if view.members.len() < 2 {
                 let message = format!("`{}` needs somebody to promote, and the cluster has one member", then.value);

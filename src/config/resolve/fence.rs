@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ClusterView, Resolver, agent::best_agent_proof};
+use super::{
+    ClusterView, Resolver,
+    agent::{best_agent_proof, has_role_flag},
+};
 use crate::{
     config::{
         schema::{Cluster, FenceEntry},
@@ -29,7 +32,7 @@ pub(crate) fn best_proof(fence: &AnyFence) -> Proof {
         AnyFence::FenceAgent(_) => Proof::Claim,
         // What stands in the cluster's `agent` is in `agent::best_agent_proof`.
         AnyFence::Agent(f) => f.best_proof().unwrap_or(Proof::Claim),
-        AnyFence::Gate(_) => Proof::Gate,
+        AnyFence::Gate(_) | AnyFence::Nodes(_) => Proof::Gate,
         AnyFence::Kill(_) => Proof::Stopped,
     }
 }
@@ -53,6 +56,7 @@ const fn kind(fence: &AnyFence) -> (&'static str, u64) {
         AnyFence::FenceAgent(_) => ("fence_agent", 60),
         AnyFence::Agent(_) | AnyFence::Kill(_) => ("agent", 10),
         AnyFence::Gate(_) => ("agent", 2),
+        AnyFence::Nodes(_) => ("nodes", 5),
     }
 }
 
@@ -91,6 +95,9 @@ impl Resolver<'_> {
             self.notes.error_help(place, message, "make `term_for` shorter, or `deadline` longer");
         }
         let mut only_for: Vec<_> = modifiers.members.iter().filter_map(|m| self.member_name(view, m)).collect();
+        if matches!(fence, AnyFence::Nodes(_)) {
+            self.check_nodes_fence(view, cluster, entry.id);
+        }
         let agent = fence.as_agent();
         if let Some(agent) = &agent {
             self.check_agent_fence(view, cluster, entry.id, &agent.name);
@@ -113,12 +120,16 @@ impl Resolver<'_> {
             AnyFence::Agent(f) => f.name.clone(),
             AnyFence::Gate(_) => Agent::GATE.into(),
             AnyFence::Kill(_) => Agent::KILL.into(),
-            AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) => String::new(),
+            AnyFence::Signal(_) | AnyFence::Firewall(_) | AnyFence::ReadOnly(_) | AnyFence::Nodes(_) => String::new(),
         };
         let label = if more.is_empty() { kind.to_owned() } else { format!("{kind} {more}") };
         // Behind a gate that stays shut what an agent stopped may run again, to be made a standby.
         let is_behind_gate = view.has_gate && agent.as_ref().is_some_and(|agent| agent.name != Agent::GATE);
-        let admits = is_behind_gate || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
+        // So may what starts as a standby, whoever starts it: its agent sees to that before it lets it run.
+        let is_kill = agent.as_ref().is_some_and(|agent| agent.name == Agent::KILL);
+        let admits = is_behind_gate
+            || (is_kill && has_role_flag(&cluster.value))
+            || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
         let is_by_agent = agent.as_ref().is_some_and(|a| [Agent::GATE, Agent::KILL].contains(&a.name.as_str()));
         let best_proof = agent.map_or_else(|| best_proof(fence), |a| best_agent_proof(&cluster.value, &a));
         MethodPolicy { label, deadline, best_proof, only_for, admits, is_by_agent }
@@ -172,6 +183,9 @@ impl Resolver<'_> {
             AnyFence::FileFlag(f) => {
                 let fields = [("path", &f.path), ("key", &f.key), ("fenced", &f.fenced)];
                 missing.extend(fields.iter().filter(|(_, text)| text.is_empty()).map(|(name, _)| *name));
+                if f.follows_role && f.unfenced.is_none() {
+                    missing.push("unfenced");
+                }
             }
             AnyFence::Exec(f) => {
                 if f.command.is_empty() {
@@ -198,7 +212,8 @@ impl Resolver<'_> {
             | AnyFence::Firewall(_)
             | AnyFence::Agent(_)
             | AnyFence::Gate(_)
-            | AnyFence::Kill(_) => {}
+            | AnyFence::Kill(_)
+            | AnyFence::Nodes(_) => {}
         }
         for field in missing {
             self.missing_in_kind(id, field);

@@ -62,6 +62,9 @@ pub(in crate::config) struct Agent {
     pub(in crate::config) gate: Option<At<Gate>>,
     /// Where its data lies; watched for full and read-only.
     pub(in crate::config) data: Option<At<String>>,
+    /// Files and directories that are copied before a fenced broker is started again, such as its transaction log: what it
+    /// had and nobody else got can be salvaged from them.
+    pub(in crate::config) keep: Vec<At<String>>,
     /// How its agent learns that it still makes progress.
     pub(in crate::config) progress: Progress,
     /// Further fences on its host, by name, for `{ agent: NAME }` under `failover.fence`.
@@ -128,6 +131,9 @@ pub(in crate::config) struct Observe {
     pub(in crate::config) file: Option<At<String>>,
     /// Whether traffic of a fenced primary is dropped at the node. Default false.
     pub(in crate::config) enforce: Option<bool>,
+    /// With `enforce`: drop all TCP of its host, and not only what goes to and comes from its port. For a primary that opens
+    /// the connections to the nodes itself. Default false.
+    pub(in crate::config) whole_host: Option<At<bool>>,
 }
 
 /// A counter on a Prometheus page.

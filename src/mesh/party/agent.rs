@@ -287,7 +287,7 @@ impl Party {
         let valid_for = self.setup.order_valid_for;
         let Some(cluster) = self.clusters.get_mut(&order.cluster) else { return Judged::Never(Refusal::NotMine) };
         let is_mine = match &order.deed {
-            Deed::Redirect { .. } => cluster.setup.observes_for.is_some(),
+            Deed::Redirect { .. } | Deed::Drop { .. } => cluster.setup.observes_for.is_some(),
             _ => cluster.setup.guards.as_ref() == Some(&order.member),
         };
         if !is_mine {

@@ -67,7 +67,7 @@ impl Kind for Relay {
         std::fs::create_dir_all(&storage)
             .map_err(|e| Failure::new(Code::CannotCreate, format!("Cannot create {}: {e}.", storage.display())))?;
         let mut command = ourselves()?;
-        command.args(["relay", "--name", name, "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["relay", "serve", "--name", name, "--listen", &format!("127.0.0.1:{port}")]);
         command.arg("--storage").arg(storage);
         if let Some(primary) = follows {
             command.args(["--follow", &primary.to_string()]);
