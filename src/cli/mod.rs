@@ -218,6 +218,15 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
         .map_err(|e| Failure::new(Code::Internal, format!("The answer cannot be written as JSON: {e}.")))
 }
 
+/// Ends this process as SIGTERM would once standard input ends: so it does not outlive the one who started it.
+fn end_with_stdin() {
+    // A thread, since reading standard input blocks and must not hold up the end of the process.
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
+    });
+}
+
 /// Prints to standard output. A reader that went away (`| head`) is no error.
 fn print(text: &str) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();

@@ -49,6 +49,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
         "epoch",
         "doctor",
         "demo",
+        "stdio",
         "completions",
         "man",
         "schema",
