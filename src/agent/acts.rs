@@ -21,8 +21,8 @@ use crate::{
     fence::{Fence, agent::Agent},
     mesh::{message::DeedOrder, party::Input},
     model::{
-        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, FenceVerdict, MemberName, Order, Outcome, Proof, StepResult,
-        Target,
+        ActError, ClusterName, Done, Fact, FenceHealth, FenceReport, FenceVerdict, MemberName, Order, Outcome, Proof,
+        StepResult, Target,
         agent::{Deed, DeedResult, Refusal},
         time::human,
     },
@@ -607,7 +607,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Arc::<Host>::default();
         let (acts, order) = guarded(&directory.path().join("missing"), &host);
-        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, Duration::from_secs(5)).await else { panic!() };
+        let Err(BrokerActError::Failed(error)) = acts.unfence("kill", &order, Duration::from_secs(5)).await else {
+            panic!()
+        };
         assert!(!error.may_have_happened && error.detail.contains("could be started as a primary"), "{error}");
         assert_eq!(host.lifted.load(Ordering::Relaxed), 0);
         let done = acts.starts_as_primary(&order, Duration::from_secs(5), Done::new("promoted")).await;

@@ -37,7 +37,11 @@ impl Keeper {
             Err(error) => format!("{} ({error})", path.display()),
         });
         let list = sizes.collect::<Vec<_>>().join(", ");
-        if list.is_empty() { list } else { format!("for the salvage it leaves {list}, copied before it is started again") }
+        if list.is_empty() {
+            list
+        } else {
+            format!("for the salvage it leaves {list}, copied before it is started again")
+        }
     }
 
     /// Copies all of it, or finds that it was copied in this epoch. Takes as long as the disk takes. In words, where it is;

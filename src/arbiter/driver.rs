@@ -563,8 +563,7 @@ impl Driver {
         let arbiter = &self.engine.policy().arbiter.name;
         // Of a cluster, only the one that leads reports: the others see the same.
         let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
-        if is_told
-            && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
+        if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
             self.outbox.send(report);
         }
         let timed = TimedNotice { at: now, anchor, notice };

@@ -19,9 +19,9 @@ use crate::{
     config::{ClusterConfig, Config},
     fence::{Fence, ReadOnlyFlag, agent::Agents},
     model::{
-        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeName, NodeTarget,
-        Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest, effect::Run,
-        policy::MethodPolicy,
+        ActError, Action, ClusterName, ClusterPolicy, Done, Fact, FenceHealth, FenceReport, MemberName, NodeName,
+        NodeTarget, Order, Outcome, StepResult, Target, WriteAttempt, WriteOutcome, agent::Deed, doctor::FenceTest,
+        effect::Run, policy::MethodPolicy,
     },
     redirect::Redirect,
     sys::clock::Stopwatch,

@@ -114,15 +114,18 @@ impl JolokiaBroker {
             preset.fill(&mut config).map_err(|why| format!("jolokia: {why}"))?;
         }
         if config.primary.is_none() {
-            return Err("jolokia: `primary` is missing: how is a primary told from a standby? Write it, or a `preset`".into());
+            return Err(
+                "jolokia: `primary` is missing: how is a primary told from a standby? Write it, or a `preset`".into()
+            );
         }
         let checks = [&config.alive, &config.primary, &config.writable, &config.link];
         let sound = checks.into_iter().flatten().try_for_each(Check::check);
         let steps = [&config.make_read_only, &config.make_writable, &config.promote, &config.follow];
         let sound = sound.and_then(|()| steps.into_iter().flatten().try_for_each(Step::check));
         sound.map_err(|why| format!("jolokia: {why}"))?;
-        if config.promote.iter().any(|step| step.at == At::Other) {
-            return Err("jolokia: `promote` has a step `at: other`, and the other may be dead".into());
+        let alone = [&config.make_read_only, &config.make_writable, &config.promote];
+        if alone.into_iter().flatten().any(|step| step.at == At::Other) {
+            return Err("jolokia: only `follow` may have steps `at: other`; elsewhere the other may be dead".into());
         }
         let shared = config.repository.iter().map(|name| ("repository".to_owned(), name.clone())).collect();
         Ok(Self { door: Door::new(&config)?, config, shared })
@@ -161,7 +164,10 @@ impl JolokiaBroker {
                     Ok(Fact::Ok { latency: watch.elapsed() })
                 } else {
                     let wanted = alive.describe(&self.words(target, None));
-                    Err(Failure::new(FailureKind::WrongAnswer, format!("{} is {value}, wanted: {wanted}", alive.attribute)))
+                    Err(Failure::new(
+                        FailureKind::WrongAnswer,
+                        format!("{} is {value}, wanted: {wanted}", alive.attribute),
+                    ))
                 }
             }
             Ask::Role => self.role(target, limit).await.map(Fact::Role),
@@ -185,7 +191,9 @@ impl JolokiaBroker {
         let Some(primary) = &self.config.primary else { return Err(not_written("primary")) };
         let others = self.others(target);
         let mut requests = vec![self.read_of(target, primary, None)];
-        requests.extend(self.config.position.as_ref().map(|read| self.words(target, None).read(read, &self.mbean_at(target))));
+        requests.extend(
+            self.config.position.as_ref().map(|read| self.words(target, None).read(read, &self.mbean_at(target))),
+        );
         let first_link = requests.len();
         if let Some(link) = &self.config.link {
             requests.extend(others.iter().map(|other| self.read_of(target, link, Some(other))));
@@ -253,9 +261,11 @@ impl JolokiaBroker {
         let (url, body) = (words.put_into(&write.url), words.put_into(&write.body));
         match self.door.post(&url, &write.content_type, body, limit).await {
             Ok((200..=299, _)) => (WriteOutcome::Accepted, None, "accepted".into()),
-            Ok((status, text)) if is_read_only(&text) => {
-                (WriteOutcome::Refused, Some(FailureKind::ReadOnly), format!("refused with HTTP {status}: {}", first_line(&text)))
-            }
+            Ok((status, text)) if is_read_only(&text) => (
+                WriteOutcome::Refused,
+                Some(FailureKind::ReadOnly),
+                format!("refused with HTTP {status}: {}", first_line(&text)),
+            ),
             Ok((status, text)) => {
                 let kind = protocol::judge_http(status).err().map(|failure| failure.kind);
                 let said = format!("HTTP {status}, which does not say that it is read-only: {}", first_line(&text));
@@ -275,7 +285,8 @@ impl JolokiaBroker {
         if self.config.make_read_only.is_empty() {
             return FenceReport::refuted("nothing was done: no step stands under `make_read_only`");
         }
-        let steps = self.run("make read-only", &self.config.make_read_only, order, &[], deadline.mul_f64(0.7));
+        let others = self.others(&order.target);
+        let steps = self.run("make read-only", &self.config.make_read_only, order, &others, deadline.mul_f64(0.7));
         let done = match steps.await {
             Ok(done) => done,
             Err(error) if error.may_have_happened => return FenceReport::unknown(error.detail),
@@ -302,7 +313,9 @@ impl Broker for JolokiaBroker {
         match tokio::time::timeout(limit, self.look(ask, target, limit)).await {
             Ok(Ok(fact)) => Outcome::Fact(fact),
             Ok(Err(failure)) => Outcome::Failure(failure),
-            Err(_) => Outcome::Failure(Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit)))),
+            Err(_) => {
+                Outcome::Failure(Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit))))
+            }
         }
     }
 
@@ -324,7 +337,8 @@ impl Broker for JolokiaBroker {
     }
 
     async fn make_writable(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {
-        self.run("make writable", &self.config.make_writable, order, &[], deadline).await
+        let others = self.others(&order.target);
+        self.run("make writable", &self.config.make_writable, order, &others, deadline).await
     }
 
     async fn catch_up(&self, order: &Order, upto: Option<u64>, deadline: Duration) -> Result<Done, ActError> {

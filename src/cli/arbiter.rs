@@ -38,11 +38,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         return Ok(Exit::OK);
     }
     if args.until_stdin_ends {
-        // A thread, since reading standard input blocks. The signal is how it is stopped otherwise, too.
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
-        });
+        super::end_with_stdin();
     }
     arbiter::run(&args.config, args.instance.as_deref()).await.map_err(failure)?;
     Ok(Exit::OK)

@@ -82,6 +82,9 @@ pub(super) struct Serve {
     replay_delay_ms: u64,
     #[command(flatten)]
     heart: heart::Heart,
+    /// End when standard input ends, so that it does not outlive the one who started it.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -158,6 +161,9 @@ async fn run_relay(args: Serve) -> Result<Exit, Failure> {
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init();
     let heart = args.heart.ready(&args.name)?;
     let mut end = Ending::new()?;
+    if args.until_stdin_ends {
+        super::end_with_stdin();
+    }
     let storage = args.storage;
     let failed = |e: std::io::Error| {
         let text = format!("The relay cannot start on {}: {e}.", storage.display());

@@ -116,7 +116,11 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 /// TLS towards a store: whom to trust, and as whom to come.
-pub(super) fn tls(ca: Option<&str>, cert: Option<&str>, key: Option<&str>) -> Result<Arc<rustls::ClientConfig>, String> {
+pub(super) fn tls(
+    ca: Option<&str>,
+    cert: Option<&str>,
+    key: Option<&str>,
+) -> Result<Arc<rustls::ClientConfig>, String> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = ca {
         for authority in certificates(path)? {

@@ -117,13 +117,17 @@ impl Etcd {
             _ => ("http", http::client(None)?),
         };
         if !address.path.is_empty() {
-            return Err("an etcd address ends with the last host; what all keys begin with is the store's prefix".into());
+            return Err(
+                "an etcd address ends with the last host; what all keys begin with is the store's prefix".into()
+            );
         }
         let password = address.password.take().or_else(|| options.password.clone());
         let user = match (address.user.take(), password) {
             (Some(user), Some(password)) => Some((user, password)),
             (None, None) => None,
-            (Some(_), None) => return Err("the etcd address names a user without a password; write both, or neither".into()),
+            (Some(_), None) => {
+                return Err("the etcd address names a user without a password; write both, or neither".into());
+            }
             (None, Some(_)) => return Err("there is a password for etcd and no user; write both, or neither".into()),
         };
         let endpoints = address.hosts.iter().map(|host| format!("{scheme}://{host}")).collect();
@@ -159,7 +163,13 @@ impl Etcd {
         after(&self.key(&format!("{what}/{}/", encode(group))))
     }
 
-    async fn request(&self, path: &str, body: &Value, writes: bool, deadline: &Deadline) -> Result<Value, RegistryError> {
+    async fn request(
+        &self,
+        path: &str,
+        body: &Value,
+        writes: bool,
+        deadline: &Deadline,
+    ) -> Result<Value, RegistryError> {
         self.seen.check()?;
         let answer = self.gateway.ask(path, body, writes, deadline).await?;
         let cluster = number(&answer["header"]["cluster_id"]);
@@ -246,8 +256,9 @@ impl Etcd {
         let (row_key, alive) = (self.row(&beat.group, id), self.alive(&beat.group, id));
         let mut success = vec![put(&row_key, &text(&row))];
         success.extend(self.table(&beat.group));
-        let done =
-            self.txn(vec![exists(&row_key, true), exists(&alive, true)], success, Vec::new(), Changes::No, deadline).await?;
+        let done = self
+            .txn(vec![exists(&row_key, true), exists(&alive, true)], success, Vec::new(), Changes::No, deadline)
+            .await?;
         if !done.succeeded {
             return Ok(None);
         }
@@ -490,14 +501,15 @@ impl Registry for Etcd {
         let [rows, leaders, alive] = answers.as_slice() else {
             return Err(RegistryError::Failed(format!("{} did not tell its instances", self.label())));
         };
-        let leaders: HashMap<String, u64> = found(leaders)
-            .iter()
-            .filter_map(|kv| Some((from(&kv["key"]), from(&kv["value"]).parse().ok()?)))
-            .collect();
+        let leaders: HashMap<String, u64> =
+            found(leaders).iter().filter_map(|kv| Some((from(&kv["key"]), from(&kv["value"]).parse().ok()?))).collect();
         let alive: Vec<String> = found(alive).iter().map(|kv| from(&kv["key"])).collect();
         let rows = found(rows).iter().filter_map(parse);
         let leader_of = |row: &Row| leaders.get(&self.leader(&row.group)).copied();
-        Ok(rows.map(|(row, beats)| (leader_of(&row), row, beats)).map(|(l, r, b)| self.instance(r, b, &alive, l)).collect())
+        Ok(rows
+            .map(|(row, beats)| (leader_of(&row), row, beats))
+            .map(|(l, r, b)| self.instance(r, b, &alive, l))
+            .collect())
     }
 
     async fn get(&self, key: &str) -> Result<Option<Document>, RegistryError> {
@@ -562,9 +574,10 @@ impl Registry for Etcd {
                 return Err(RegistryError::NotLeader(format!("the heartbeat of row {} lapsed", leader.id)));
             }
         }
-        let other = batch.iter().zip(&done.responses).find(|(put, response)| {
-            found(response).first().map_or(0, |kv| number(&kv["version"])) != put.expected
-        });
+        let other = batch
+            .iter()
+            .zip(&done.responses)
+            .find(|(put, response)| found(response).first().map_or(0, |kv| number(&kv["version"])) != put.expected);
         // Somebody else's write may be undone again before it is looked at; the answer stays: not as expected.
         let key = other.map_or_else(|| batch.first().map(|p| p.key.clone()), |(put, _)| Some(put.key.clone()));
         Err(RegistryError::Conflict { key: key.unwrap_or_default() })

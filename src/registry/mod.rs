@@ -28,6 +28,7 @@ use std::time::Duration;
 
 mod address;
 pub mod etcd;
+pub mod mongodb;
 mod names;
 mod open;
 pub mod redis;

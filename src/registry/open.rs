@@ -61,7 +61,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, OpenError
         "postgres" | "postgresql" => super::postgres::open(url, options),
         "mysql" | "mariadb" => super::mysql::open(url, options),
         "redis" | "rediss" => built(super::redis::Redis::open(url, options)),
-        "mongodb" | "mongodb+srv" => not_built_in("mongodb"),
+        "mongodb" | "mongodb+srv" => built(super::mongodb::Mongodb::open(url, options)),
         "etcd" | "etcds" => built(super::etcd::Etcd::open(url, options)),
         // What stands before the first colon of something that is no URL may be anything, a password too.
         other if other.len() <= 12 && other.chars().all(|c| c.is_ascii_lowercase()) => {
@@ -73,10 +73,6 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, OpenError
 
 fn built<R: Registry + 'static>(opened: Result<R, String>) -> Result<Arc<dyn Registry>, OpenError> {
     opened.map(|registry| Arc::new(registry) as Arc<dyn Registry>).map_err(OpenError::Invalid)
-}
-
-fn not_built_in(name: &str) -> Result<Arc<dyn Registry>, OpenError> {
-    Err(OpenError::Invalid(format!("{name} is not built in")))
 }
 
 fn check_options(options: &Options) -> Result<(), OpenError> {

@@ -76,8 +76,23 @@ const PUT: Operation = Operation { name: "write", script: script!("put"), writes
 /// Errors of the server that say that it did not begin: the first command that writes is refused, and a script that was
 /// let through there is let through to its end.
 const REFUSALS: [&str; 17] = [
-    "READONLY", "MISCONF", "OOM", "NOAUTH", "WRONGPASS", "DENIED", "LOADING", "BUSY", "MASTERDOWN", "MOVED", "ASK",
-    "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN", "NOREPLICAS", "NOPROTO", "NOSCRIPT",
+    "READONLY",
+    "MISCONF",
+    "OOM",
+    "NOAUTH",
+    "WRONGPASS",
+    "DENIED",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "MOVED",
+    "ASK",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "NOPROTO",
+    "NOSCRIPT",
 ];
 
 /// The server.
@@ -121,7 +136,9 @@ impl Redis {
         let place = place.clone();
         let database = match address.path.as_str() {
             "" => 0,
-            number => number.parse().map_err(|_| "a redis address ends in the number of a database: `/0`".to_owned())?,
+            number => {
+                number.parse().map_err(|_| "a redis address ends in the number of a database: `/0`".to_owned())?
+            }
         };
         let replicas = address.number("replicas")?;
         let (ca, cert, key) = (address.take("ca"), address.take("cert"), address.take("key"));
@@ -338,7 +355,9 @@ impl Redis {
         let answer = timeout(left, connection.ask(&wait))
             .await
             .map_err(|_| unknown("it was written, and nobody said whether a replica has it".into()))?
-            .map_err(|e| unknown(format!("it was written, and whether a replica has it cannot be asked ({})", e.text)))?;
+            .map_err(|e| {
+                unknown(format!("it was written, and whether a replica has it cannot be asked ({})", e.text))
+            })?;
         match answer {
             Value::Int(count) if count >= i64::from(wanted) => Ok(()),
             other => Err(unknown(format!(
@@ -349,8 +368,7 @@ impl Redis {
     }
 
     fn garbage(&self, operation: Operation, answer: &Value) -> RegistryError {
-        let text =
-            format!("{} answered a {} with what is no answer to it: {answer:?}", self.label(), operation.name);
+        let text = format!("{} answered a {} with what is no answer to it: {answer:?}", self.label(), operation.name);
         if operation.writes { RegistryError::Unknown(text) } else { RegistryError::Failed(text) }
     }
 
@@ -498,10 +516,8 @@ impl Registry for Redis {
     async fn put(&self, batch: &[Put], leader: Option<&Leader>) -> Result<(), RegistryError> {
         names::batch(batch)?;
         let group = leader.map_or("", |leader| leader.group.as_str());
-        let mut arguments = vec![
-            group.as_bytes().to_vec(),
-            leader.map_or_else(Vec::new, |leader| leader.id.to_string().into_bytes()),
-        ];
+        let mut arguments =
+            vec![group.as_bytes().to_vec(), leader.map_or_else(Vec::new, |leader| leader.id.to_string().into_bytes())];
         for put in batch {
             let is_kept: &[u8] = if put.text.is_some() { b"1" } else { b"0" };
             arguments.extend([
@@ -529,7 +545,10 @@ mod tests {
     fn an_address_says_what_it_lacks() {
         let open = |url| Redis::open(url, &Options::default());
         assert_eq!(open("redis://:pw@h").map(|r| r.label()), Ok("redis at h:6379/0".into()));
-        assert_eq!(open("redis://h:1/3?replicas=2").map(|r| (r.label(), r.replicas)), Ok(("redis at h:1/3".into(), Some(2))));
+        assert_eq!(
+            open("redis://h:1/3?replicas=2").map(|r| (r.label(), r.replicas)),
+            Ok(("redis at h:1/3".into(), Some(2)))
+        );
         for (url, complaint) in [
             ("redis://a,b", "one server"),
             ("redis://a/x", "number of a database"),

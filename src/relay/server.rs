@@ -187,13 +187,10 @@ async fn accept(listener: TcpListener, common: Common) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Too many open files, mostly: a pause lets some end.
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            // Too many open files, mostly: a pause lets some end.
+            sleep(Duration::from_millis(50)).await;
+            continue;
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let common = common.clone();

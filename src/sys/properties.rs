@@ -216,10 +216,16 @@ mod tests {
     /// The examples of the format's own description.
     #[test]
     fn it_is_read_as_java_reads_it() {
-        for content in ["Truth = Beauty", " Truth:Beauty", "Truth                  :Beauty", "Truth Beauty", "Truth\t=\tBeauty\n"] {
+        for content in
+            ["Truth = Beauty", " Truth:Beauty", "Truth                  :Beauty", "Truth Beauty", "Truth\t=\tBeauty\n"]
+        {
             one(content, "Truth", "Beauty");
         }
-        one("fruits    apple, banana, pear, \\\n          cantaloupe, watermelon, \\\r\n   kiwi, mango\n", "fruits", "apple, banana, pear, cantaloupe, watermelon, kiwi, mango");
+        one(
+            "fruits    apple, banana, pear, \\\n          cantaloupe, watermelon, \\\r\n   kiwi, mango\n",
+            "fruits",
+            "apple, banana, pear, cantaloupe, watermelon, kiwi, mango",
+        );
         one("cheeses", "cheeses", "");
         one("a\\:b\\=c\\ d = e=f", "a:b=c d", "e=f");
         one("k=\\u0041\\t\\\\x", "k", "A\t\\x");

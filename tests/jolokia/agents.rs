@@ -26,7 +26,12 @@ impl Agents for Workers {
         panic!("the old primary's own agent is not asked")
     }
 
-    async fn at_all_nodes(&self, order: &Order, deed: Deed, _: Duration) -> Vec<(NodeName, Result<StepResult, ActError>)> {
+    async fn at_all_nodes(
+        &self,
+        order: &Order,
+        deed: Deed,
+        _: Duration,
+    ) -> Vec<(NodeName, Result<StepResult, ActError>)> {
         assert!(matches!(&deed, Deed::Drop { fenced, .. } if *fenced == order.target.member));
         let answer = |n: usize| match n < self.0 {
             true => Ok(StepResult::Done(Done::new("it drops"))),

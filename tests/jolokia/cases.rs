@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::net::UnixStream,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use std::{
 use coroner::{mesh::keys::PrivateKey, sys::clock::Stopwatch};
 use serde_json::Value;
 
-use crate::lab::{Lab, Process, SOON, http, log_file};
+use crate::lab::{Lab, Process, SOON, eventually, http, http_over, log_file};
 
 struct World {
     lab: Lab,
@@ -168,23 +169,24 @@ impl World {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
 
-    fn json(&self, words: &[&str]) -> Option<Value> {
-        serde_json::from_str(&self.cli(words)).ok()
+    fn get(&self, path: &str) -> Option<Value> {
+        let stream = UnixStream::connect(self.lab.dir.path().join("s")).ok()?;
+        let (status, body) = http_over(stream, "GET", path, "", "").ok()?;
+        if status == 200 { serde_json::from_str(&body).ok() } else { None }
     }
 
     fn cluster(&self) -> Option<Value> {
-        let status = self.json(&["status"])?;
+        let status = self.get("/v1/status")?;
         status["clusters"].as_array()?.iter().find(|c| c["cluster"] == "graph").cloned()
     }
 
     fn incidents(&self) -> Vec<Value> {
-        self.json(&["incidents"]).and_then(|list| list.as_array().cloned()).unwrap_or_default()
+        self.get("/v1/incidents").and_then(|list| list.as_array().cloned()).unwrap_or_default()
     }
 
     fn newest(&self, kind: &str) -> Option<Value> {
         let id = self.incidents().into_iter().find(|i| i["kind"] == kind)?["id"].as_str()?.to_owned();
-        let found = self.json(&["incidents", "show", &id])?;
-        Some(if found["incident"].is_object() { found["incident"].clone() } else { found })
+        Some(self.get(&format!("/v1/incidents/{id}"))?["incident"].clone())
     }
 
     #[track_caller]
@@ -295,7 +297,8 @@ fn clients_of_the_read_only_master_are_redirected() {
     let (status, said) = world.lab.b.write("INSERT by client 2").unwrap();
     assert!(status == 500 && said.contains("read-only"), "{status} {said}");
     fs::write(world.lab.dir.path().join("refused"), "1\n").unwrap();
-    let route = world.wait("the client's route is written", |w| fs::read_to_string(w.lab.dir.path().join("route")).ok());
+    let route =
+        world.wait("the client's route is written", |w| fs::read_to_string(w.lab.dir.path().join("route")).ok());
     assert_eq!(route, format!("127.0.0.1:{} in epoch 1", world.lab.a.port));
     assert_eq!(world.lab.a.write("INSERT by client 2").unwrap().0, 200);
     assert!(world.incidents().is_empty(), "nobody became primary by it: {}", world.portrait());
@@ -329,7 +332,7 @@ fn a_switchover_that_would_lose_the_splits_writes_is_given_up() {
         (incident["state"] == "aborted").then_some(incident)
     });
     assert!(text(&ended["state_reason"]).contains("master-2 did not catch up"), "{ended}");
-    crate::lab::eventually("the first takes writes again", || {
+    eventually("the first takes writes again", || {
         world.lab.a.write("INSERT more").is_ok_and(|(status, _)| status == 200)
     });
     assert_eq!(world.lab.b.read("ReadOnly"), true);
@@ -363,12 +366,12 @@ fn a_primary_that_dies_during_a_split_is_held_and_its_log_is_kept() {
     assert_eq!(world.lab.b.read("ReadOnly"), true);
 
     // A person takes it upon themselves.
-    let said = world.cli(&["continue", "--cluster", "graph", "--accept-loss", "--reason", "the two are known"]);
+    let said = world.cli(&["continue", "graph", "--accept-loss"]);
     world.wait("it goes on", |w| (w.newest("failover")?["state"] == "resolved").then_some(said.clone()));
     let incident = world.newest("failover").unwrap();
     assert!(text(&incident["bypassed"]).contains("any loss was accepted"), "{incident}");
     assert!(text(&incident["steps"]).contains("[OUT_OF_SYNC]"), "the workers' state is told: {incident}");
-    crate::lab::eventually("the workers have what the new primary has", || {
+    eventually("the workers have what the new primary has", || {
         world.lab.workers.iter().all(|w| w.log().len() == 3 && w.state()["replaced"] == 1)
     });
 
@@ -383,6 +386,6 @@ fn a_primary_that_dies_during_a_split_is_held_and_its_log_is_kept() {
     let kept = world.lab.dir.path().join(format!("state/kept/graph.master-1.epoch-{epoch}/0-txlog/log.json"));
     assert!(fs::read_to_string(&kept).unwrap().contains("split 1"), "{}", kept.display());
     assert!(text(&incident["steps"]).contains("is kept in"), "{incident}");
-    crate::lab::eventually("the old one has what the new one has", || world.lab.a.position() == 3);
+    eventually("the old one has what the new one has", || world.lab.a.position() == 3);
     world.never_two_writers();
 }

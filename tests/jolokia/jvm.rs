@@ -30,7 +30,8 @@ impl Jvm {
         }
         let class_path = JARS.join(":");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jolokia/java/Bean.java");
-        let compiled = Command::new("javac").args(["-nowarn", "-cp", &class_path, "-d"]).arg(classes).arg(&source).output();
+        let compiled =
+            Command::new("javac").args(["-nowarn", "-cp", &class_path, "-d"]).arg(classes).arg(&source).output();
         let compiled = compiled.unwrap_or_else(|e| panic!("javac cannot be started: {e}; {INSTALL}"));
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         // It ends by itself when its standard input does, which it does with this process.

@@ -8,7 +8,7 @@ use coroner::{
 };
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, SOON, broker, order, target};
+use crate::lab::{Lab, SOON, broker, eventually, order, target};
 
 async fn fact(broker: &dyn Broker, ask: Ask, target: &Target) -> Fact {
     match broker.ask(ask, target, SOON).await {
@@ -110,7 +110,9 @@ fn a_file_that_cannot_work_is_refused_with_its_remedy() {
     assert!(refused(json!({"preset": "graphdb"})).contains("repository"));
     assert!(refused(json!({"preset": "graphdb", "repository": "r", "members": {"a": {}, "b": {}}})).contains("`node`"));
     let primary = json!({"attribute": "Leader", "is": true});
-    assert!(refused(json!({"primary": primary, "promote": [{"name": "x", "exec": {"operation": "o"}}]})).contains("until"));
+    assert!(
+        refused(json!({"primary": primary, "promote": [{"name": "x", "exec": {"operation": "o"}}]})).contains("until")
+    );
     let other = json!([{"name": "x", "at": "other", "until": {"attribute": "a", "is": 1}}]);
     assert!(refused(json!({"primary": primary, "promote": other})).contains("may be dead"));
     assert!(refused(json!({"primary": {"attribute": "x"}})).contains("exactly one"));
@@ -121,6 +123,7 @@ fn a_file_that_cannot_work_is_refused_with_its_remedy() {
 async fn unpeered_it_serves_and_peered_it_would_wait() {
     let mut lab = Lab::start();
     lab.a.kill();
+    eventually("the second misses its peer", || lab.b.read("PeerStatus").to_string().contains("[OFF]"));
     let at_b = lab.target("master-2");
     let mut config = lab.config();
     config["promote"] = json!([{"name": "set read-only to false", "write": {"attribute": "ReadOnly", "value": false}}]);
@@ -150,8 +153,16 @@ async fn the_read_only_flag_is_proved_by_a_write() {
     assert_eq!(lab.writers(), 0);
     let after = broker.forbidden_write(&order(&at_a, 2), SOON).await;
     assert_eq!(after.on_new, WriteOutcome::Refused);
-    broker.make_writable(&order(&at_a, 2), SOON).await.unwrap();
-    assert_eq!(lab.writers(), 1);
+    // Given back during a split, it does not wait for the other one.
+    lab.split(true);
+    eventually("they miss each other", || lab.a.read("PeerStatus").to_string().contains("[OFF]"));
+    for _ in 0..2 {
+        broker.make_writable(&order(&at_a, 2), SOON).await.unwrap();
+        assert_eq!(lab.writers(), 1);
+        assert_eq!(lab.a.read("SyncPeers"), json!([lab.b.node()]));
+    }
+    lab.split(false);
+    lab.wait_synced();
     // Without a write of the service, a flag is a claim.
     let mut config = lab.config();
     config["try_write"] = json!({"url": "http://127.0.0.1:1/", "content_type": "text/plain", "body": ""});
@@ -159,6 +170,23 @@ async fn the_read_only_flag_is_proved_by_a_write() {
     assert_eq!((report.verdict, report.proof), (FenceVerdict::Confirmed, Proof::Claim), "{report:?}");
     let gone = broker.make_read_only(&order(&target("master-1", 1), 2), Duration::from_secs(5)).await;
     assert_eq!(gone.verdict, FenceVerdict::Refuted, "{gone:?}");
+}
+
+/// What the cut at the workers' side is for: a master that reaches none of them acknowledges nothing, whatever it believes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_reaches_no_worker_acknowledges_nothing() {
+    let lab = Lab::start();
+    let (broker, at_a) = (lab.broker(), lab.target("master-1"));
+    for worker in &lab.workers[..2] {
+        worker.drop_traffic(&["master-1"]);
+    }
+    assert_eq!(lab.a.write("INSERT by one worker").unwrap().0, 200, "two of three are no fence");
+    lab.workers[2].drop_traffic(&["master-1"]);
+    assert_eq!(lab.a.write("INSERT by none").unwrap().0, 503);
+    let attempt = broker.forbidden_write(&order(&at_a, 2), SOON).await;
+    // It does not say that it is read-only, so that this alone proves nothing either.
+    assert_eq!(attempt.on_new, WriteOutcome::NoAnswer, "{attempt:?}");
+    assert_eq!(lab.a.read("ReadOnly"), false);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -28,19 +28,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Whatever is waited for comes within this, on a busy machine too.
-pub const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A process in a session of its own, killed with all that it started.
-pub struct Process(pub Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    pub fn start(command: &mut Command) -> Self {
-        // SAFETY is not needed: a new process group is all that a kill of the whole needs.
+    pub(crate) fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::null()).process_group(0).spawn();
         Self(child.unwrap_or_else(|e| panic!("{command:?} cannot be started: {e}; install it: apt install python3")))
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let _ = killpg(Pid::from_raw(self.0.id().try_into().unwrap()), signal);
     }
 }
@@ -53,10 +52,21 @@ impl Drop for Process {
 }
 
 /// One request, answered: status and body.
-pub fn http(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String), String> {
-    let work = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(SOON))?;
+pub(crate) fn http(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String), String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(SOON)).map_err(|e| e.to_string())?;
+    http_over(stream, method, path, headers, body)
+}
+
+/// The same over what is connected already.
+pub(crate) fn http_over(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<(u16, String), String> {
+    let mut work = || -> std::io::Result<String> {
         let length = body.len();
         write!(
             stream,
@@ -73,7 +83,7 @@ pub fn http(port: u16, method: &str, path: &str, headers: &str, body: &str) -> R
 }
 
 #[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let watch = Stopwatch::start();
     while !is_so() {
         assert!(watch.elapsed() < SOON, "waited in vain: {what}");
@@ -86,43 +96,39 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-pub struct Master {
-    pub name: &'static str,
-    pub port: u16,
-    pub dir: PathBuf,
+pub(crate) struct Master {
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    pub(crate) dir: PathBuf,
     process: Option<Process>,
     workers: String,
     auth: Option<&'static str>,
 }
 
 impl Master {
-    pub fn node(&self) -> String {
+    pub(crate) fn node(&self) -> String {
         format!("http://127.0.0.1:{}/repositories/cluster", self.port)
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let mut command = standin();
         command.args(["master", self.name, &self.port.to_string()]).arg(&self.dir).arg(&self.workers);
         command.args(self.auth);
+        command.stderr(log_file(&self.dir, "log"));
         self.process = Some(Process::start(&mut command));
         eventually("the master answers", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Whether somebody else killed it.
-    pub fn has_died(&mut self) -> bool {
-        self.process.as_mut().is_none_or(|p| p.0.try_wait().unwrap().is_some())
-    }
-
-    pub fn jolokia(&self, request: &Value) -> Value {
+    pub(crate) fn jolokia(&self, request: &Value) -> Value {
         let (_, body) = http(self.port, "POST", "/jolokia/", "", &request.to_string()).unwrap();
         serde_json::from_str(&body).unwrap()
     }
 
-    pub fn read(&self, attribute: &str) -> Value {
+    pub(crate) fn read(&self, attribute: &str) -> Value {
         let mbean = "ReplicationCluster:name=ClusterInfo/cluster";
         let answer = self.jolokia(&json!({"type": "read", "mbean": mbean, "attribute": attribute}));
         assert_eq!(answer["status"], 200, "{answer}");
@@ -130,39 +136,40 @@ impl Master {
     }
 
     /// What a client gets for a write.
-    pub fn write(&self, text: &str) -> Result<(u16, String), String> {
+    pub(crate) fn write(&self, text: &str) -> Result<(u16, String), String> {
         http(self.port, "POST", "/repositories/cluster/statements", "", text)
     }
 
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.read("LastTransaction").as_u64().unwrap()
     }
 
-    pub fn is_in_step(&self) -> bool {
+    pub(crate) fn is_in_step(&self) -> bool {
         self.read("Status") == 0
     }
 
     /// The properties that it would start with.
-    pub fn properties(&self) -> String {
+    pub(crate) fn properties(&self) -> String {
         fs::read_to_string(self.dir.join("cluster.properties")).unwrap()
     }
 }
 
-pub struct Worker {
-    pub port: u16,
+pub(crate) struct Worker {
+    pub(crate) port: u16,
     _process: Process,
 }
 
 impl Worker {
-    pub fn control(&self, body: &Value) {
-        http(self.port, "POST", "/control", "", &body.to_string()).unwrap();
+    /// Drops what these masters send, as the node's agent would have its kernel do.
+    pub(crate) fn drop_traffic(&self, masters: &[&str]) {
+        http(self.port, "POST", "/control", "", &json!({ "drop": masters }).to_string()).unwrap();
     }
 
-    pub fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         serde_json::from_str(&http(self.port, "GET", "/state", "", "").unwrap().1).unwrap()
     }
 
-    pub fn log(&self) -> Vec<String> {
+    pub(crate) fn log(&self) -> Vec<String> {
         serde_json::from_value(self.state()["log"].clone()).unwrap()
     }
 }
@@ -173,11 +180,15 @@ fn standin() -> Command {
     command
 }
 
-pub struct Lab {
-    pub a: Master,
-    pub b: Master,
-    pub workers: Vec<Worker>,
-    pub dir: TempDir,
+/// One cluster at a time: it is six processes, and with the arbiter's and the agents' nine.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Lab {
+    pub(crate) a: Master,
+    pub(crate) b: Master,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) dir: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 const PROPERTIES: &str = "# The cluster of this master.\n! Written by a person: keep it in order.\nsplit-strategy = NONE\n\
@@ -185,17 +196,21 @@ const PROPERTIES: &str = "# The cluster of this master.\n! Written by a person: 
 
 impl Lab {
     /// The first is primary, the second read-only; they are peered, and a few transactions are done.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(None)
     }
 
-    pub fn with(auth: Option<&'static str>) -> Self {
+    pub(crate) fn with(auth: Option<&'static str>) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::Builder::new().prefix("coroner-jolokia-").tempdir().unwrap();
         let workers: Vec<Worker> = (1..=3)
             .map(|n| {
                 let port = free_port();
                 let mut command = standin();
-                command.args(["worker", &format!("worker-{n}"), &port.to_string()]).arg(dir.path().join(format!("worker-{n}")));
+                command
+                    .args(["worker", &format!("worker-{n}"), &port.to_string()])
+                    .arg(dir.path().join(format!("worker-{n}")));
+                command.stderr(log_file(dir.path(), &format!("worker-{n}.log")));
                 let worker = Worker { port, _process: Process::start(&mut command) };
                 eventually("the worker answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
                 worker
@@ -214,7 +229,7 @@ impl Lab {
             master
         };
         let (a, b) = (master("master-1", 0, "false"), master("master-2", 1, "true"));
-        let lab = Self { a, b, workers, dir };
+        let lab = Self { a, b, workers, dir, _turn: turn };
         if auth.is_none() {
             eventually("the workers are in step", || lab.a.is_in_step() && lab.b.is_in_step());
             for n in 0..3 {
@@ -225,7 +240,7 @@ impl Lab {
         lab
     }
 
-    pub fn wait_synced(&self) {
+    pub(crate) fn wait_synced(&self) {
         eventually("the masters are at the same transaction, as peers", || {
             let up = |m: &Master| m.read("PeerStatus").to_string().contains("[ON]");
             self.a.position() == self.b.position() && up(&self.a) && up(&self.b)
@@ -233,7 +248,7 @@ impl Lab {
     }
 
     /// Cuts the masters from each other, or lets them meet again.
-    pub fn split(&self, is_cut: bool) {
+    pub(crate) fn split(&self, is_cut: bool) {
         for (one, other) in [(&self.a, &self.b), (&self.b, &self.a)] {
             let cut = if is_cut { json!([other.node()]) } else { json!([]) };
             http(one.port, "POST", "/control", "", &json!({ "cut": cut }).to_string()).unwrap();
@@ -241,7 +256,7 @@ impl Lab {
     }
 
     /// The kind's settings for these masters.
-    pub fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         json!({
             "preset": "graphdb",
             "repository": "cluster",
@@ -251,27 +266,28 @@ impl Lab {
         })
     }
 
-    pub fn broker(&self) -> Box<dyn Broker> {
+    pub(crate) fn broker(&self) -> Box<dyn Broker> {
         broker(self.config())
     }
 
-    pub fn target(&self, name: &str) -> Target {
+    pub(crate) fn target(&self, name: &str) -> Target {
         let port = if name == "master-1" { self.a.port } else { self.b.port };
         target(name, port)
     }
 
     /// Exactly one master takes writes.
-    pub fn writers(&self) -> usize {
+    pub(crate) fn writers(&self) -> usize {
         [&self.a, &self.b].iter().filter(|m| m.write("DELETE DATA {}").is_ok_and(|(status, _)| status == 200)).count()
     }
 
     /// The picture after the runbook: who was primary is read-only, who was read-only is primary, peered both ways, all
     /// workers in step with both.
     #[track_caller]
-    pub fn wait_mirrored(&self) {
+    pub(crate) fn wait_mirrored(&self) {
         eventually("the topology is the mirrored one", || {
             let peered = |m: &Master, other: &Master| {
-                m.read("SyncPeers") == json!([other.node()]) && m.read("PeerStatus") == json!([format!("[ON] {}", other.node())])
+                m.read("SyncPeers") == json!([other.node()])
+                    && m.read("PeerStatus") == json!([format!("[ON] {}", other.node())])
             };
             self.a.read("ReadOnly") == true
                 && self.b.read("ReadOnly") == false
@@ -284,21 +300,21 @@ impl Lab {
     }
 }
 
-pub fn broker(config: Value) -> Box<dyn Broker> {
+pub(crate) fn broker(config: Value) -> Box<dyn Broker> {
     AnyBroker::Jolokia(serde_json::from_value(config).unwrap()).build().unwrap()
 }
 
-pub fn target(name: &str, port: u16) -> Target {
+pub(crate) fn target(name: &str, port: u16) -> Target {
     Target { cluster: "graph".into(), member: name.into(), address: format!("127.0.0.1:{port}") }
 }
 
-pub fn order(target: &Target, epoch: u64) -> Order {
+pub(crate) fn order(target: &Target, epoch: u64) -> Order {
     Order { target: target.clone(), epoch: Epoch(epoch), incident: "01TEST".into() }
 }
 
 /// Stands before a master and cuts the connection of one request: before it gets through, or after it was carried out.
-pub struct Cutter {
-    pub port: u16,
+pub(crate) struct Cutter {
+    pub(crate) port: u16,
     state: Arc<CutterState>,
 }
 
@@ -309,7 +325,7 @@ struct CutterState {
 }
 
 impl Cutter {
-    pub fn before(to: u16) -> Self {
+    pub(crate) fn before(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(CutterState {
@@ -329,13 +345,18 @@ impl Cutter {
     }
 
     /// The request of that number, from 0, is cut off; `arrived`: only its answer is. Later ones get through.
-    pub fn cut(&self, number: usize, arrived: bool) {
+    pub(crate) fn cut(&self, number: usize, arrived: bool) {
         self.state.seen.store(0, Ordering::SeqCst);
         self.state.was_cut.store(false, Ordering::SeqCst);
         *self.state.cut_at.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, arrived));
     }
 
-    pub fn was_cut(&self) -> bool {
+    /// All get through from now on.
+    pub(crate) fn mend(&self) {
+        *self.state.cut_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn was_cut(&self) -> bool {
         self.state.was_cut.load(Ordering::SeqCst)
     }
 }
@@ -366,6 +387,6 @@ impl CutterState {
     }
 }
 
-pub fn log_file(dir: &Path, name: &str) -> File {
+pub(crate) fn log_file(dir: &Path, name: &str) -> File {
     File::options().create(true).append(true).open(dir.join(name)).unwrap()
 }

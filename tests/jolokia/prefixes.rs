@@ -29,24 +29,26 @@ async fn the_whole_runbook_is_restartable_at_every_request() {
     let through = Cutter::before(lab.b.port);
     let kind = broker(lab.config());
     let at_b = target("master-2", through.port);
+    lab.a.kill();
     // The promotion.
     let cuts = at_every_request(async |number, arrived| {
-        lab.a.kill();
+        // Where it was: the second read-only and peered, the first dead.
+        back(&lab);
         epoch += 1;
         through.cut(number, arrived);
         let first = undone_or_uncertain(kind.promote(&order(&at_b, epoch), SOON).await);
         let was_cut = through.was_cut();
+        through.mend();
         assert!(was_cut || first.is_none(), "{first:?}");
         if lab.b.read("ReadOnly") == false || lab.b.read("SyncPeers") == serde_json::json!([]) {
-            assert!(first.is_none_or(|error| error.may_have_happened), "request {number}: it did something and denies it");
+            assert!(
+                first.is_none_or(|error| error.may_have_happened),
+                "request {number}: it did something and denies it"
+            );
         }
         let done = kind.promote(&order(&at_b, epoch), SOON).await.unwrap();
         assert_eq!(done.position, Some(3), "{}", done.detail);
         assert_eq!((lab.b.read("ReadOnly"), lab.writers()), (serde_json::json!(false), 1));
-        if was_cut {
-            // Back to where it was: the second read-only and peered, the first primary.
-            back(&mut lab);
-        }
         was_cut
     })
     .await;
@@ -63,6 +65,7 @@ async fn the_whole_runbook_is_restartable_at_every_request() {
             cutter.cut(number, arrived);
             let first = undone_or_uncertain(kind.follow(&order(&at_a, epoch), &at_b, Some(3), SOON).await);
             let was_cut = cutter.was_cut();
+            cutter.mend();
             assert!(was_cut || first.is_none(), "{first:?}");
             kind.follow(&order(&at_a, epoch), &at_b, Some(3), SOON).await.unwrap();
             lab.wait_mirrored();
@@ -83,11 +86,12 @@ fn unpeer(lab: &Lab) {
 
 fn exec(master: &crate::lab::Master, operation: &str, arguments: &[&str]) {
     let mbean = "ReplicationCluster:name=ClusterInfo/cluster";
-    let answer = master.jolokia(&serde_json::json!({"type": "exec", "mbean": mbean, "operation": operation, "arguments": arguments}));
+    let answer = master
+        .jolokia(&serde_json::json!({"type": "exec", "mbean": mbean, "operation": operation, "arguments": arguments}));
     assert_eq!(answer["status"], 200, "{answer}");
 }
 
-fn back(lab: &mut Lab) {
+fn back(lab: &Lab) {
     let mbean = "ReplicationCluster:name=ClusterInfo/cluster";
     lab.b.jolokia(&serde_json::json!({"type": "write", "mbean": mbean, "attribute": "ReadOnly", "value": true}));
     let node = lab.a.node();

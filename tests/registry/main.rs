@@ -6,7 +6,13 @@
 mod conformance;
 #[path = "../common/databases.rs"]
 mod databases;
+mod etcd;
 mod faults;
+mod kv;
+mod kv_faults;
+mod mongodb;
 #[path = "../common/proxy.rs"]
 mod proxy;
+mod redis;
 mod sql;
+mod standin;

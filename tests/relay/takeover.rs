@@ -161,7 +161,8 @@ async fn corruption_inside_the_log_is_reported_and_nobody_is_promoted_over_it() 
     let (mut a, mut b) = pair(dir.path()).await;
     let sender = Sender::start(SenderOptions::new("s", &a.address));
     send_upto(&sender, 30).await;
-    (a.kill(), b.kill());
+    a.kill();
+    b.kill();
     let path = coroner::relay::list(dir.path()).unwrap().segments.pop().unwrap().path;
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;

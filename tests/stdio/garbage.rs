@@ -1,10 +1,10 @@
 //! Whatever is sent: one valid line for each that is not blank, numbered without a gap.
 
 use coroner::stdio::LINE_MAX;
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{collection::vec, prelude::*, sample::select, strategy::ValueTree as _, test_runner::TestRunner};
 use serde_json::{Map, Value, json};
 
-use crate::{fake::converse, form};
+use crate::{fake::converse, form, talk::Talk};
 
 /// Bytes that a line may have, chosen so that JSON comes about by accident.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -149,4 +149,26 @@ fn a_line_that_is_too_long_gets_one_as_well() {
         assert_eq!((&answer["dest"], &answer["body"]["in_reply_to"]), (&dest.into(), &reply_to), "{answer}");
         assert_eq!(answer["body"]["code"], 12);
     }
+}
+
+#[test]
+fn the_binary_answers_garbage_as_well_and_lives_on() {
+    let mut runner = TestRunner::deterministic();
+    let mut talk = Talk::of(&["n1", "n2", "n3"], &[]);
+    let mut sent = 0;
+    for _ in 0..6 {
+        let lines = vec(line(), 20).new_tree(&mut runner).unwrap().current();
+        let mut input = lines.join(&b'\n');
+        input.push(b'\n');
+        talk.send(&input);
+        let expected = input.split(|b| *b == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).count();
+        for _ in 0..expected {
+            talk.answer();
+        }
+        sent += expected;
+    }
+    assert!(sent > 80, "{sent}");
+    talk.done("append", json!({ "message": "still here" }));
+    assert_eq!(talk.read_all().last(), Some(&json!("still here")));
+    talk.finish();
 }

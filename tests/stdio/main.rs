@@ -9,3 +9,5 @@ mod conversation;
 mod fake;
 mod form;
 mod garbage;
+mod process;
+mod talk;

@@ -25,8 +25,8 @@ use crate::{
         party::{Input, Output, Sealing},
     },
     model::{
-        ActError, ClusterName, Done, Epoch, FenceHealth, FenceReport, IncidentId, MemberName, NodeName, Order, PartyName,
-        Proof, StepResult, Target, Time,
+        ActError, ClusterName, Done, Epoch, FenceHealth, FenceReport, IncidentId, MemberName, NodeName, Order,
+        PartyName, Proof, StepResult, Target, Time,
         agent::{Deed, DeedResult, MemberReport, OrderId},
         status::PrimaryView,
         time::human,
@@ -197,8 +197,9 @@ impl Link {
                 let was_told_other =
                     state.told.get(&(cluster.clone(), party.clone())).is_some_and(|(e, d, _)| e == epoch && *d != deed);
                 let mut nodes = heard.beat.nodes.iter().filter(|(c, ..)| c == cluster);
-                let differs =
-                    nodes.any(|(_, _, told)| told.epoch < *epoch || told.primary.as_ref() != Some(primary) || was_told_other);
+                let differs = nodes.any(|(_, _, told)| {
+                    told.epoch < *epoch || told.primary.as_ref() != Some(primary) || was_told_other
+                });
                 if differs {
                     orders.push((party.clone(), cluster.clone(), primary.clone(), *epoch, deed));
                 }
@@ -319,7 +320,8 @@ impl Link {
             let attempted = format!("order the agent of {node}");
             let target = &order.target;
             let id = OrderId { incident: order.incident.clone(), ..self.fresh_id("") };
-            let order = self::order(id, target.cluster.clone(), target.member.clone(), order.epoch, deed.clone(), deadline);
+            let order =
+                self::order(id, target.cluster.clone(), target.member.clone(), order.epoch, deed.clone(), deadline);
             let result = match self.give(PartyName::from(node), *order).await {
                 Some(DeedResult::Ended(result)) => Ok(*result),
                 Some(DeedResult::Refused { why, epoch }) => {

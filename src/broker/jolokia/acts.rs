@@ -97,6 +97,13 @@ impl JolokiaBroker {
         if is_met().await.map_err(|failure| failure.to_string())? {
             return Ok("already so".into());
         }
+        if let Some(condition) = &step.only_if {
+            let asked = words.read(&condition.read(), &mbean);
+            let value = self.door.ask(target, &asked, limit).await.map_err(|(failure, _)| failure.to_string())?;
+            if !condition.is_met(&value, &words) {
+                return Ok("not needed".into());
+            }
+        }
         let request = step.write.as_ref().map(|write| words.write(write, &mbean));
         let request = request.or_else(|| step.exec.as_ref().map(|exec| words.exec(exec, &mbean)));
         let how = match &request {
@@ -131,9 +138,10 @@ impl JolokiaBroker {
         let mut done = self.run("promote", &self.config.promote, order, &others, deadline.mul_f64(0.7)).await?;
         let uncertain = |why: String| ActError::uncertain(attempted.clone(), why);
         let limit = deadline.mul_f64(0.1);
-        let report = self.role(&order.target, limit).await.map_err(|failure| {
-            uncertain(format!("{}; its role cannot be read back: {failure}", done.detail))
-        })?;
+        let report = self
+            .role(&order.target, limit)
+            .await
+            .map_err(|failure| uncertain(format!("{}; its role cannot be read back: {failure}", done.detail)))?;
         if report.role != Role::Primary {
             return Err(uncertain(format!("{}; read back, it is no primary", done.detail)));
         }
@@ -173,7 +181,8 @@ impl JolokiaBroker {
         let is_apart = before.role == Role::Primary || before.link_up == Some(false);
         let divergent = before.position.zip(promoted_at).filter(|_| is_apart).map(|(own, at)| own.saturating_sub(at));
         let others = [Other { name: primary.member.clone(), target: Some(primary.clone()) }];
-        let mut done = self.run("make a standby of", &self.config.follow, order, &others, deadline.mul_f64(0.6)).await?;
+        let mut done =
+            self.run("make a standby of", &self.config.follow, order, &others, deadline.mul_f64(0.6)).await?;
         let uncertain = |why: String| ActError::uncertain(attempted.clone(), why);
         // The mirrored picture: who was primary is a standby, who was standby is primary, and nobody else is.
         let (member, new) = (self.role(&order.target, limit).await, self.role(primary, limit).await);
@@ -182,7 +191,10 @@ impl JolokiaBroker {
                 done.position = member.position;
             }
             (Ok(member), Ok(new)) => {
-                let why = format!("read back, {} is {} and {} is {}", order.target.member, member.role, primary.member, new.role);
+                let why = format!(
+                    "read back, {} is {} and {} is {}",
+                    order.target.member, member.role, primary.member, new.role
+                );
                 return Err(uncertain(format!("{}; {why}", done.detail)));
             }
             (Err(failure), _) | (_, Err(failure)) => {
@@ -196,7 +208,8 @@ impl JolokiaBroker {
             None if is_apart => "; what it had beyond the new primary is not known".to_owned(),
             None => String::new(),
         };
-        done.detail = format!("{}; the topology is the mirrored one{tail}{}", done.detail, self.state_of(primary, limit).await);
+        done.detail =
+            format!("{}; the topology is the mirrored one{tail}{}", done.detail, self.state_of(primary, limit).await);
         Ok(done)
     }
 

@@ -34,7 +34,9 @@ enum Credentials {
 impl Door {
     pub(super) fn new(config: &Jolokia) -> Result<Self, String> {
         let credentials = match (&config.user, &config.token) {
-            (Some(_), Some(_)) => return Err("jolokia: `user` and `token` exclude each other; write one of them".into()),
+            (Some(_), Some(_)) => {
+                return Err("jolokia: `user` and `token` exclude each other; write one of them".into());
+            }
             (None, None) if config.password.is_some() => {
                 // Some agents are set up with an empty user name; that has to be meant.
                 return Err("jolokia: `password` without `user`; write `user: \"\"` if it is empty".into());
@@ -65,11 +67,17 @@ impl Door {
         let url = target.expand(&self.url);
         // The agent answers below its own path; without the slash some servers redirect.
         let url = format!("{}/", url.trim_end_matches('/'));
-        Url::parse(&url).map_err(|e| Failure::new(FailureKind::Local, format!("`url` gives no URL for {}: {e}", target.member)))
+        Url::parse(&url)
+            .map_err(|e| Failure::new(FailureKind::Local, format!("`url` gives no URL for {}: {e}", target.member)))
     }
 
     /// Sends one request; the failure, and whether the request may have arrived.
-    pub(super) async fn ask(&self, target: &Target, request: &Request, limit: Duration) -> Result<Value, (Failure, bool)> {
+    pub(super) async fn ask(
+        &self,
+        target: &Target,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Value, (Failure, bool)> {
         let base = self.base(target).map_err(|failure| (failure, false))?;
         let is_question = !matches!(request, Request::Write { .. } | Request::Exec { .. });
         let path = if self.reads_by_get && is_question { request.get_path() } else { None };

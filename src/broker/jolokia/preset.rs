@@ -28,10 +28,11 @@ impl Preset {
 }
 
 fn graphdb(config: &mut Jolokia) -> Result<(), String> {
-    if config.repository.is_none() && config.members.values().any(|facts| !facts.contains_key("repository")) {
+    let each_has = |word: &str| !config.members.is_empty() && config.members.values().all(|f| f.contains_key(word));
+    if config.repository.is_none() && !each_has("repository") {
         return Err("the preset `graphdb` needs `repository`, the name of the masters' repository".into());
     }
-    if config.members.len() < 2 || config.members.values().any(|facts| !facts.contains_key("node")) {
+    if config.members.len() < 2 || !each_has("node") {
         let example = "members: { master-1: { node: \"http://10.0.0.11:7200/repositories/cluster\" }, … }";
         return Err(format!("the preset `graphdb` needs the `node` of each master: `{example}`"));
     }
@@ -44,18 +45,13 @@ fn graphdb(config: &mut Jolokia) -> Result<(), String> {
     };
     // A peer is named by its node and found by it; some set-ups give it an id of its own.
     let id = |whose: &str| {
-        let has_ids = config.members.values().all(|facts| facts.contains_key("id"));
-        if has_ids { format!("{{{whose}id}}") } else { format!("{{{whose}node}}") }
+        if each_has("id") { format!("{{{whose}id}}") } else { format!("{{{whose}node}}") }
     };
     let (own_id, other_id) = (id(""), id("other."));
     let add_peer = |name: &str, at, id: &str, node: &str| Step {
         name: name.into(),
         at,
-        exec: Some(Exec {
-            mbean: None,
-            operation: "addSyncPeer".into(),
-            arguments: vec![json!(id), json!(node)],
-        }),
+        exec: Some(Exec { mbean: None, operation: "addSyncPeer".into(), arguments: vec![json!(id), json!(node)] }),
         until: Some(has_peer(node)),
         ..Step::default()
     };
@@ -79,28 +75,23 @@ fn graphdb(config: &mut Jolokia) -> Result<(), String> {
     if config.make_read_only.is_empty() {
         config.make_read_only = vec![set_read_only("set it read-only", true)];
     }
+    // A master that becomes writable while its peer does not answer waits for that one to recover.
+    let unpeer = |only_if| Step {
+        name: "unpeer the other master".into(),
+        only_if,
+        exec: Some(Exec { mbean: None, operation: "removeSyncPeer".into(), arguments: vec![json!(other_id)] }),
+        until: Some(Check { attribute: "SyncPeers".into(), lacks: Some("{other.node}".into()), ..Check::default() }),
+        ..Step::default()
+    };
     if config.make_writable.is_empty() {
-        config.make_writable = vec![set_read_only("set it writable", false)];
+        config.make_writable = vec![
+            unpeer(Some(is("ReadOnly", json!(true)))),
+            set_read_only("set it writable", false),
+            add_peer("peer it with the other master again", At::Member, &other_id, "{other.node}"),
+        ];
     }
     if config.promote.is_empty() {
-        config.promote = vec![
-            // Else it would wait for the other to recover.
-            Step {
-                name: "unpeer the other master".into(),
-                exec: Some(Exec {
-                    mbean: None,
-                    operation: "removeSyncPeer".into(),
-                    arguments: vec![json!(other_id)],
-                }),
-                until: Some(Check {
-                    attribute: "SyncPeers".into(),
-                    lacks: Some("{other.node}".into()),
-                    ..Check::default()
-                }),
-                ..Step::default()
-            },
-            set_read_only("set read-only to false", false),
-        ];
+        config.promote = vec![unpeer(None), set_read_only("set read-only to false", false)];
     }
     if config.follow.is_empty() {
         config.follow = vec![

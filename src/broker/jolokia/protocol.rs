@@ -142,9 +142,13 @@ impl Request {
         let into = |path: &[String]| if path.is_empty() { String::new() } else { format!("/{}", inner_path(path)) };
         match self {
             Self::Version => "version".into(),
-            Self::Read { mbean, attribute: Some(attribute), path } => format!("read {attribute}{} of {mbean}", into(path)),
+            Self::Read { mbean, attribute: Some(attribute), path } => {
+                format!("read {attribute}{} of {mbean}", into(path))
+            }
             Self::Read { mbean, attribute: None, .. } => format!("read all of {mbean}"),
-            Self::Write { mbean, attribute, path, value } => format!("write {attribute}{} = {value} at {mbean}", into(path)),
+            Self::Write { mbean, attribute, path, value } => {
+                format!("write {attribute}{} = {value} at {mbean}", into(path))
+            }
             Self::Exec { mbean, operation, .. } => format!("exec {operation} at {mbean}"),
             Self::List { path } => format!("list{}", into(path)),
             Self::Search { mbean } => format!("search {mbean}"),
@@ -306,16 +310,26 @@ mod tests {
 
     #[test]
     fn names_are_escaped_as_the_protocol_wants() {
-        assert_eq!(read("NodeStatus", &[]).get_path().unwrap(), "read/ReplicationCluster:name=ClusterInfo!%2Fmaster-1/NodeStatus");
+        assert_eq!(
+            read("NodeStatus", &[]).get_path().unwrap(),
+            "read/ReplicationCluster:name=ClusterInfo!%2Fmaster-1/NodeStatus"
+        );
         assert_eq!(escape(r#"a/b!c"d"#), r#"a!/b!!c!"d"#);
         assert_eq!(unescape(&inner_path(&["a/b".into(), "!".into(), "\"".into()])), ["a/b", "!", "\""]);
         assert_eq!(read("X", &["a/b", "c"]).body()["path"], "a!/b/c");
         assert!(read("X", &[]).body().get("path").is_none());
-        let exec = Request::Exec { mbean: BEAN.into(), operation: "op".into(), arguments: vec![json!(""), json!(null), json!(1)] };
+        let exec = Request::Exec {
+            mbean: BEAN.into(),
+            operation: "op".into(),
+            arguments: vec![json!(""), json!(null), json!(1)],
+        };
         assert!(exec.get_path().unwrap().ends_with("/op/%22%22/%5Bnull%5D/1"), "{:?}", exec.get_path());
         let list = Request::Exec { mbean: BEAN.into(), operation: "op".into(), arguments: vec![json!([1])] };
         assert_eq!(list.get_path(), None);
-        assert_eq!(Request::List { path: vec!["java.lang".into(), "type=Memory".into()] }.get_path().unwrap(), "list/java.lang/type=Memory");
+        assert_eq!(
+            Request::List { path: vec!["java.lang".into(), "type=Memory".into()] }.get_path().unwrap(),
+            "list/java.lang/type=Memory"
+        );
     }
 
     #[test]
@@ -332,7 +346,8 @@ mod tests {
             (500, "java.lang.OutOfMemoryError", "Java heap space", FailureKind::Full),
         ];
         for (status, kind, error, expected) in cases {
-            let answer = json!({"status": status, "error_type": kind, "error": error, "stacktrace": format!("{kind}: {error}")});
+            let answer =
+                json!({"status": status, "error_type": kind, "error": error, "stacktrace": format!("{kind}: {error}")});
             let failure = judge(&Request::Version, &answer).unwrap_err();
             assert_eq!(failure.kind, expected, "{kind}: {failure}");
         }

@@ -99,6 +99,8 @@ pub struct Step {
     pub name: String,
     /// At whom.
     pub at: At,
+    /// Left out unless this is so when its turn comes.
+    pub only_if: Option<Check>,
     /// Sets an attribute.
     pub write: Option<Write>,
     /// Calls an operation.
@@ -130,7 +132,12 @@ impl Step {
         if self.exec.as_ref().is_some_and(|exec| exec.operation.is_empty()) {
             return fail("`operation` is missing");
         }
-        goal.check().map_err(|why| format!("the step `{}`: {why}", self.name))
+        let checks = [Some(&goal), self.only_if.as_ref()];
+        checks
+            .into_iter()
+            .flatten()
+            .try_for_each(Check::check)
+            .map_err(|why| format!("the step `{}`: {why}", self.name))
     }
 
     /// Whether it speaks of the other members, and has to be done for each of them.
@@ -308,7 +315,10 @@ mod tests {
     use super::*;
 
     fn met(check: Value, value: Value) -> bool {
-        let (shared, members) = (Facts::new(), BTreeMap::from([("b".to_owned(), Facts::from([("node".into(), "http://b/repositories/m-1".into())]))]));
+        let (shared, members) = (
+            Facts::new(),
+            BTreeMap::from([("b".to_owned(), Facts::from([("node".into(), "http://b/repositories/m-1".into())]))]),
+        );
         let member = Target { cluster: "c".into(), member: "a".into(), address: "10.0.0.1:7200".into() };
         let other = Other { name: "b".into(), target: None };
         let words = Words { shared: &shared, members: &members, member: &member, other: Some(&other) };
@@ -328,11 +338,17 @@ mod tests {
         let has = |list: Value| met(json!({"attribute": "x", "has": "{other.node}"}), list);
         assert!(has(json!(["http://b/repositories/m-1"])));
         assert!(has(json!(["[ON] http://b/repositories/m-1"])) && has(json!({"http://b/repositories/m-1": "[OFF]"})));
-        assert!(!has(json!(["http://b/repositories/m-10", "http://bb/repositories/m-1"])) || !has(json!(["http://b/repositories/m-10"])));
+        assert!(
+            !has(json!(["http://b/repositories/m-10", "http://bb/repositories/m-1"]))
+                || !has(json!(["http://b/repositories/m-10"]))
+        );
         assert!(!has(json!([])) && !has(json!(null)));
         assert!(met(json!({"attribute": "x", "lacks": "{other.node}"}), json!(["http://b/repositories/m-10"])));
         assert!(met(json!({"attribute": "x", "has": "[ON] {other.node}"}), json!(["[ON] http://b/repositories/m-1"])));
-        assert!(!met(json!({"attribute": "x", "has": "[ON] {other.node}"}), json!(["[OFF] http://b/repositories/m-1"])));
+        assert!(!met(
+            json!({"attribute": "x", "has": "[ON] {other.node}"}),
+            json!(["[OFF] http://b/repositories/m-1"])
+        ));
     }
 
     #[test]

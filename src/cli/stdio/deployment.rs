@@ -21,9 +21,12 @@ use crate::{
         demo::follow::{Follower, listen},
         exit::{self, Failure},
     },
-    model::{ClusterName, Command, CommandReply, Incident, Role, incident::IncidentState, status::ClusterStatus},
+    model::{
+        ClusterName, Command, CommandReply, Incident, Role, explain::Guard, incident::IncidentState,
+        status::ClusterStatus,
+    },
     relay::{
-        client::{Arrival, Message as Received, NodeClient, NodeOptions, SendError, Sender, SenderOptions},
+        client::{Arrival, Message as Received, NodeClient, NodeHandle, NodeOptions, SendError, Sender, SenderOptions},
         control::{Request, Status},
     },
     stdio::{Appended, Code, Entry, FailoverDone, Message, Page, Refusal, ShadowStatus},
@@ -57,12 +60,13 @@ pub(super) struct Deployment {
     follower: Follower,
     sender: Arc<Sender>,
     sender_name: String,
+    node: NodeHandle,
     arrived: watch::Receiver<Arrived>,
     paused: Option<Paused>,
     /// What was started here, if anything was.
     stage: Option<Stage>,
     /// The node, the listener for notices, and what moves the sender. They end with this.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// The newest of our messages that came back to us as a node.
@@ -87,17 +91,30 @@ impl Deployment {
     pub(super) async fn start(nodes: &[String], keep: Option<&Path>) -> Result<Self, Failure> {
         let watch = Stopwatch::start();
         let mut stage = Stage::set(nodes, keep).await?;
+        match Self::bring_up(&mut stage).await {
+            Ok(mut deployment) => {
+                deployment.stage = Some(stage);
+                tracing::info!(nodes = nodes.len(), ms = milliseconds(watch.elapsed()), "the pair is up");
+                Ok(deployment)
+            }
+            Err(failure) => {
+                let text = format!("{}\n{}", failure.text, stage.last_words());
+                stage.strike().await;
+                Err(Failure::new(failure.code, text))
+            }
+        }
+    }
+
+    async fn bring_up(stage: &mut Stage) -> Result<Self, Failure> {
         let members: Vec<(String, String)> =
             stage.servers.iter().map(|server| (server.name.clone(), server.address.clone())).collect();
+        let has_shadow = members.len() > 1;
         let follower = Follower::new(members.iter().cloned().collect::<BTreeMap<_, _>>());
         let (address, serve) = listen((Ipv4Addr::LOCALHOST, 0).into(), follower.clone(), || ()).await?;
         let client = stage.watch(address).await?;
         let mut deployment = Self::join(client, "stdio".into(), members, follower).await?;
-        deployment._tasks.spawn(serve);
-        let ready = deployment.wait_until_ready(nodes.len() > 1).await;
-        ready.map_err(|failure| Failure::new(failure.code, format!("{}\n{}", failure.text, stage.last_words())))?;
-        deployment.stage = Some(stage);
-        tracing::info!(nodes = nodes.len(), ms = milliseconds(watch.elapsed()), "the pair is up");
+        deployment.tasks.spawn(serve);
+        deployment.wait_until_ready(has_shadow).await?;
         Ok(deployment)
     }
 
@@ -127,6 +144,7 @@ impl Deployment {
         let options = NodeOptions { name: format!("{SENDER}node-{id}"), address: first, epoch: 0, after: None };
         let node = NodeClient::start(options);
         let handle = node.handle();
+        let own = handle.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(hear(node, sender_name.clone(), send));
         let (mut following, mover) = (follower.watch(), Arc::clone(&sender));
@@ -142,7 +160,6 @@ impl Deployment {
                 }
             }
         });
-        let stage = None;
         let deployment = Self {
             client,
             cluster,
@@ -150,10 +167,11 @@ impl Deployment {
             follower,
             sender,
             sender_name,
+            node: own,
             arrived,
             paused: None,
-            stage,
-            _tasks: tasks,
+            stage: None,
+            tasks,
         };
         deployment.view().await.map_err(|refusal| Failure::new(exit::Code::Unavailable, refusal.text))?;
         Ok(deployment)
@@ -180,7 +198,7 @@ impl Deployment {
 
     /// Ends what was started here.
     pub(super) async fn end(mut self: Box<Self>) {
-        self._tasks.shutdown().await;
+        self.tasks.shutdown().await;
         if let Some(stage) = self.stage.take() {
             stage.strike().await;
         }
@@ -191,8 +209,12 @@ impl Deployment {
         let unknown = |text: String| Refusal::new(Code::TemporarilyUnavailable, text);
         let status = self.client.status().await.map_err(|failure| unknown(failure.text))?;
         let found = status.clusters.into_iter().find(|c| c.cluster == self.cluster);
-        let cluster = found.ok_or_else(|| unknown(format!("the arbiter watches no cluster `{}`.", self.cluster)))?;
-        if let Some(primary) = &cluster.primary {
+        let mut cluster =
+            found.ok_or_else(|| unknown(format!("the arbiter watches no cluster `{}`.", self.cluster)))?;
+        if let ([only], None) = (cluster.members.as_slice(), &cluster.primary) {
+            // Of one alone the arbiter says nothing, and there is nobody else.
+            cluster.primary = Some(only.member.clone());
+        } else if let Some(primary) = &cluster.primary {
             self.follower.offer(cluster.epoch, primary.as_str(), None);
         }
         Ok(cluster)
@@ -206,9 +228,12 @@ impl Deployment {
 
     /// The first of the nodes that could be promoted.
     fn shadow(&self, cluster: &ClusterStatus) -> Option<&(String, String)> {
-        self.members.iter().find(|(name, _)| {
-            cluster.members.iter().any(|m| m.member.as_str() == name && m.role == Role::Standby && !m.quarantined)
-        })
+        let is_fit = |name: &str| {
+            let is_primary = cluster.primary.as_ref().is_some_and(|primary| primary.as_str() == name);
+            let mut members = cluster.members.iter().filter(|member| member.member.as_str() == name);
+            !is_primary && members.any(|member| member.role == Role::Standby && !member.quarantined)
+        };
+        self.members.iter().find(|(name, _)| is_fit(name))
     }
 
     fn address(&self, cluster: &ClusterStatus, name: &str) -> String {
@@ -252,7 +277,7 @@ impl Deployment {
             let text = format!("no shadow is left that could take over from `{failed}`.");
             return Err(Refusal::new(Code::TemporarilyUnavailable, text));
         };
-        // What it has applied before anything is done about it.
+        // What it has applied before anything is done about the failure.
         let before = match &self.paused {
             Some(paused) if paused.name == shadow => paused.position,
             _ => ask(&address, &Request::Status).await.map_err(|error| no_answer(&shadow, &error))?.position,
@@ -306,7 +331,8 @@ impl Deployment {
             to: Some(shadow.into()),
             reason: "asked for over the line protocol".to_owned(),
             accept_loss: false,
-            skip_guards: Vec::new(),
+            // On scratch storage a driver may fail over as often as it likes. A running deployment keeps its own pace.
+            skip_guards: if self.stage.is_some() { vec![Guard::Cooldown] } else { Vec::new() },
         };
         let watch = Stopwatch::start();
         loop {
@@ -315,11 +341,12 @@ impl Deployment {
                 Err(failure) => failure,
             };
             let code = match failure.code {
-                exit::Code::Refused | exit::Code::Temporary if watch.elapsed() < ACCEPTED_WITHIN => {
+                // `Io`: the arbiter's store takes nothing just now, so nothing was begun.
+                exit::Code::Refused | exit::Code::Temporary | exit::Code::Io if watch.elapsed() < ACCEPTED_WITHIN => {
                     sleep(POLL * 5).await;
                     continue;
                 }
-                exit::Code::Refused | exit::Code::Temporary => Code::TemporarilyUnavailable,
+                exit::Code::Refused | exit::Code::Temporary | exit::Code::Io => Code::TemporarilyUnavailable,
                 exit::Code::Data | exit::Code::NotPermitted | exit::Code::Usage => Code::Abort,
                 // It may have been accepted before the answer was lost.
                 _ => Code::Crash,
@@ -335,6 +362,15 @@ impl Deployment {
             body.insert("key".into(), key.as_str().into());
         }
         body.insert("message".into(), entry.message.clone());
+        let begun = Stopwatch::start();
+        // A node that has never been connected hears what comes after that, and its place in the log is to be told.
+        while self.node.state().last.is_none() {
+            if begun.elapsed() > APPEND_WITHIN {
+                let trouble = self.node.state().trouble.unwrap_or_else(|| "no answer".to_owned());
+                return Err(Refusal::new(Code::TemporarilyUnavailable, format!("no primary serves: {trouble}.")));
+            }
+            sleep(POLL).await;
+        }
         let begun = Stopwatch::start();
         let number = self.sender.try_send(Value::Object(body).to_string()).map_err(|error| match error {
             SendError::TooLarge => Refusal::new(Code::MalformedRequest, error.to_string()),

@@ -24,8 +24,9 @@ pub(super) fn yaml(plan: &Plan<'_>) -> String {
         let _ = writeln!(members, "      {}: {{ address: {} }}", quoted(name), quoted(address));
     }
     // Alone, nobody can be promoted: it is watched.
-    let rules = if plan.members.len() > 1 { RULES } else { RULES_ALONE };
+    let (mode, rules) = if plan.members.len() > 1 { ("auto", RULES) } else { ("shadow", RULES_ALONE) };
     TEMPLATE
+        .replace("@MODE@", mode)
         .replace("@RULES@", rules)
         .replace("@SOCKET@", &path(plan.socket))
         .replace("@STORE@", &quoted(&format!("sqlite:{}", plan.dir.join("coroner.db").display())))
@@ -44,18 +45,18 @@ arbiter:
 
 clusters:
   stdio:
-    mode: auto
+    mode: @MODE@
     broker: { relay: {} }
     members:
 @MEMBERS@
     nodes:
       @NODE@
     signals:
-      ping: { broker: { ask: ping, of: primary, every: 100ms, timeout: 400ms } }
-      role: { broker: { ask: role, of: members, every: 100ms, timeout: 400ms } }
+      ping: { broker: { ask: ping, of: primary, every: 200ms, timeout: 190ms } }
+      role: { broker: { ask: role, of: members, every: 200ms, timeout: 190ms } }
 @RULES@"#;
 
-const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standbys, every: 250ms, timeout: 400ms } }
+const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standbys, every: 500ms, timeout: 400ms } }
     death_rules:
       # What the task says: its heartbeats are missing for ten seconds.
       - name: silent for ten seconds
@@ -74,7 +75,7 @@ const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standb
           deadline: 2s
       redirect_within: 2s
       rejoin: ask
-      cooldown: 1s
+      cooldown: 15s
       budget: { failovers: 100, per: 1h }
 "#;
 

@@ -45,6 +45,8 @@ enum State {
 
 /// The start takes no longer than this; it is bounded in its parts as well.
 const UP_WITHIN: Duration = Duration::from_secs(60);
+/// Whoever is to end while it starts gives the start so long; then it is broken off, and its processes are killed.
+const STARTED_WITHIN: Duration = Duration::from_secs(20);
 
 impl Real {
     /// Nothing is started yet.
@@ -57,13 +59,10 @@ impl Real {
         match self.state {
             State::Up(deployment) => deployment.end().await,
             State::Starting(mut starting) => {
-                // What it holds goes with it, processes and all.
-                starting.abort();
-                if let Ok(Ok(deployment)) = (&mut starting).await {
+                // Halfway, nobody knows all processes: once it is up, everything is ended in its order.
+                if let Ok(Ok(Ok(deployment))) = timeout(STARTED_WITHIN, &mut starting).await {
                     deployment.end().await;
                 }
-                // Those that were killed are reaped before we go.
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             State::Idle | State::Failed(_) => {}
         }

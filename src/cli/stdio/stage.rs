@@ -162,7 +162,7 @@ async fn start(dir: &Path, name: &str, primary: Option<&str>) -> Result<Server, 
 
 fn launch(dir: &Path, name: &str, address: &str, primary: Option<&str>) -> Result<Process, Failure> {
     let mut command = ourselves()?;
-    command.args(["relay", "serve", "--name", name, "--listen", address]);
+    command.args(["relay", "serve", "--name", name, "--listen", address, "--until-stdin-ends"]);
     command.arg("--storage").arg(dir.join("storage"));
     if let Some(primary) = primary {
         command.args(["--follow", primary]);

@@ -442,7 +442,8 @@ impl Resolver<'_> {
         let has_agent = |node: &&NodeName| self.mesh.as_ref().is_some_and(|m| m.has(node.as_str()));
         let without: Vec<&str> = view.nodes.iter().filter(|n| !has_agent(n)).map(NodeName::as_str).collect();
         if !without.is_empty() {
-            let message = format!("`nodes` is done by the agents of all nodes, and `{}` has none", without.join("`, `"));
+            let message =
+                format!("`nodes` is done by the agents of all nodes, and `{}` has none", without.join("`, `"));
             self.notes.error_help(place, message, "add the nodes to `mesh.parties`");
         }
         if cluster.value.observe.as_ref().is_none_or(|o| o.value.enforce != Some(true)) {

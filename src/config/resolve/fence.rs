@@ -127,7 +127,9 @@ impl Resolver<'_> {
         let is_behind_gate = view.has_gate && agent.as_ref().is_some_and(|agent| agent.name != Agent::GATE);
         // So may what starts as a standby, whoever starts it: its agent sees to that before it lets it run.
         let is_kill = agent.as_ref().is_some_and(|agent| agent.name == Agent::KILL);
-        let admits = is_behind_gate || (is_kill && has_role_flag(&cluster.value)) || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
+        let admits = is_behind_gate
+            || (is_kill && has_role_flag(&cluster.value))
+            || matches!(fence, AnyFence::Firewall(firewall) if !firewall.allow.is_empty());
         let is_by_agent = agent.as_ref().is_some_and(|a| [Agent::GATE, Agent::KILL].contains(&a.name.as_str()));
         let best_proof = agent.map_or_else(|| best_proof(fence), |a| best_agent_proof(&cluster.value, &a));
         MethodPolicy { label, deadline, best_proof, only_for, admits, is_by_agent }

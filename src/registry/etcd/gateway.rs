@@ -115,7 +115,9 @@ impl Gateway {
                         }
                         continue;
                     }
-                    Answer::Refused(text) => return Err(RegistryError::Failed(format!("the user of etcd is refused: {text}"))),
+                    Answer::Refused(text) => {
+                        return Err(RegistryError::Failed(format!("the user of etcd is refused: {text}")));
+                    }
                     Answer::Stranger => return Err(RegistryError::Failed("the user of etcd is refused".into())),
                     Answer::Nowhere(text) | Answer::Lost(text) => {
                         told = text;
