@@ -8,7 +8,8 @@
 //! - [`lease`]: the arithmetic of leases, their holder, their voters, pure. [`mesh`]: signed messages between arbiters and
 //!   agents over whatever path is left, pure.
 //! - [`election`]: who leads among several processes, by a table of instances, pure. [`registry`]: the databases that hold
-//!   that table and what the processes share. [`relay`]: a small broker with a log on shared storage, and its shadow.
+//!   that table and what the processes share. [`elect`]: the keeper that runs the one over the other, and any program where
+//!   it is elected. [`relay`]: a small broker with a log on shared storage, and its shadow.
 //! - [`probe`], [`broker`], [`fence`], [`redirect`], [`report`], [`store`]: the edges. One folder per ability, one file per
 //!   method; to add a method is one file and one line in its folder's enum.
 //! - [`sys`]: what the edges share towards the operating system.
@@ -16,6 +17,7 @@
 //! - [`arbiter`]: the process: the driver that owns the engine, the only clock, the effects.
 //! - [`agent`]: the process beside a broker or a node: evidence, the gate, fences that only the host can do.
 //! - [`api`], [`telemetry`]: HTTP, UDP and the Unix socket; log and metrics.
+//! - [`stdio`]: the JSON line protocol, pure.
 //! - [`cli`]: one file per verb.
 //!
 //! How the pieces move: an observation reaches the driver's one queue through [`arbiter::handle::Handle`]; the driver hands
@@ -29,6 +31,7 @@ pub mod arbiter;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod elect;
 pub mod election;
 pub mod engine;
 pub mod failover;
@@ -41,6 +44,7 @@ pub mod redirect;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod stdio;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

@@ -30,13 +30,15 @@ use super::{
     outbox::Outbox,
     rehearsal::is_meant,
     reports,
+    several::{self, Look, Several, Turn},
 };
 use crate::{
     config::Config,
     engine::Engine,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
-        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Record, RuleName, Target, Time,
+        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName, Target,
+        Time,
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
@@ -45,7 +47,7 @@ use crate::{
         rule::Reaction,
         status::PrimaryView,
     },
-    store::{Store, StoreError, VerdictLine},
+    store::{Store, StoreError, VerdictLine, shared::SharedStore},
     sys::clock::{self, Stopwatch},
     telemetry::{events, metrics::Metrics},
 };
@@ -56,6 +58,8 @@ const TICK: Duration = Duration::from_millis(100);
 const INPUTS_A_TURN: usize = 4_096;
 /// How long the end waits for reports to be spooled.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// What a probe saw longer ago than this is told to nobody.
+const PEERS_KEEP: Duration = Duration::from_secs(3);
 /// How long a harmless check of one fence path may take.
 const FENCE_CHECK_WITHIN: Duration = Duration::from_secs(5);
 
@@ -67,6 +71,10 @@ pub(super) enum Inner {
     Stored(u64, Result<(), StoreError>),
     /// A closed incident was acknowledged in the store.
     Acknowledged(Box<Incident>),
+    /// An act ended, which was begun in that term.
+    Ended(Option<u64>, Event),
+    /// The store was read, to lead in that epoch or to follow.
+    Read(Option<u64>, several::Read),
 }
 
 /// The driver.
@@ -78,7 +86,7 @@ pub(super) struct Driver {
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) inner: mpsc::UnboundedReceiver<Inner>,
     pub(super) to_inner: mpsc::UnboundedSender<Inner>,
-    pub(super) to_store: mpsc::UnboundedSender<(u64, Vec<Record>)>,
+    pub(super) to_store: mpsc::UnboundedSender<(u64, Option<u64>, Vec<Record>)>,
     pub(super) hands: AllHands,
     /// The hands and the policy that an open incident began with.
     pub(super) frozen: HashMap<IncidentId, (Arc<Hands>, Option<Arc<ClusterPolicy>>)>,
@@ -89,6 +97,11 @@ pub(super) struct Driver {
     pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
     pub(super) next_reply: u64,
     pub(super) last_turn: Time,
+    /// The other arbiters; `None`: this is the only one.
+    pub(super) several: Option<Several>,
+    /// What this arbiter's own probes saw last, for the others.
+    pub(super) looks: HashMap<(ClusterName, SignalName, Option<MemberName>), (Time, Outcome)>,
+    pub(super) views: watch::Sender<Vec<Look>>,
     /// The way to the agents; `None`: the file has no mesh.
     pub(super) link: Option<Arc<Link>>,
     pub(super) metrics: Arc<Metrics>,
@@ -107,6 +120,10 @@ impl Driver {
         let mut flush = interval(Journal::every());
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.last_turn = clock::now();
+        if let Some(several) = &self.several {
+            let reason = several.reason();
+            self.follow(self.last_turn, reason, None);
+        }
         self.carry_out();
         loop {
             let wait = self.engine.poll_timeout().map_or(TICK, |at| at.since(clock::now()));
@@ -125,6 +142,7 @@ impl Driver {
             }
             let now = clock::now();
             self.notice_lateness(now);
+            self.see_who_leads(now);
             self.engine.handle_timeout(now);
             if let Some(answer) = inner {
                 self.answered(now, answer);
@@ -146,6 +164,7 @@ impl Driver {
                 self.metrics.queue_depth.set(i64::try_from(self.inputs.len()).unwrap_or(i64::MAX));
                 self.engine.handle(now, Event::WallClockRead(anchor));
                 self.journal.flush(anchor.unix_ms);
+                self.tell_others(now);
             }
             if is_hangup {
                 // What came of it is logged there.
@@ -161,6 +180,107 @@ impl Driver {
         if !self.outbox.flush(FLUSH_WITHIN).await {
             tracing::warn!("some reports could not be spooled before the end");
         }
+        // Nothing is begun any more, so that nobody has to wait for the lease.
+        if let Some(several) = self.several {
+            several.leave().await;
+        }
+    }
+
+    // ---- one of several ---------------------------------------------------------------------------------------
+
+    /// Before anything else of a turn: whether this arbiter may still act, or may begin to.
+    fn see_who_leads(&mut self, now: Time) {
+        let Some(several) = &mut self.several else { return };
+        match several.turn(now) {
+            Turn::Nothing => {}
+            Turn::StepDown => {
+                let reason = several.reason();
+                self.follow(now, reason, None);
+            }
+            Turn::Read(epoch) => {
+                let (store, to_inner) = (several.store(), self.to_inner.clone());
+                tokio::spawn(async move {
+                    drop(to_inner.send(Inner::Read(epoch, several::read(&store).await)));
+                });
+            }
+        }
+    }
+
+    /// This arbiter only watches: what it had under way is forgotten.
+    fn follow(&mut self, now: Time, reason: String, read: Option<several::Read>) {
+        self.frozen.clear();
+        let (clusters, seen) = match read {
+            Some(Ok((recovered, seen))) => (Some(recovered.clusters), seen),
+            Some(Err(_)) | None => (None, BTreeMap::new()),
+        };
+        self.engine.handle(now, Event::Follows { reason, clusters, seen });
+    }
+
+    fn has_read(&mut self, now: Time, epoch: Option<u64>, read: several::Read) {
+        let Some(several) = &mut self.several else { return };
+        if let Err(error) = &read {
+            tracing::warn!(%error, "The store that the arbiters share cannot be read.");
+        }
+        let goes_on = several.has_read(now, epoch, read.is_ok());
+        let reason = several.reason();
+        match (epoch, read) {
+            (Some(epoch), Ok((mut recovered, seen))) if goes_on => {
+                let anchor = clock::anchor();
+                for open in &mut recovered.open {
+                    let incident = &mut open.incident;
+                    tracing::warn!(incident = %incident.id, cluster = %incident.cluster, "taking up an open incident");
+                    // Moments of another host's clock, or of this one before it was started again.
+                    let (theirs, ours) = (incident.anchor.unix_ms_at(anchor.boot), anchor.unix_ms);
+                    if theirs.abs_diff(ours) > 1_000 {
+                        incident.move_to(anchor);
+                    }
+                }
+                tracing::info!(epoch, "this arbiter leads");
+                self.frozen = frozen_hands(&recovered.open, &self.hands);
+                self.engine.handle(now, Event::Leads { recovered: Box::new(recovered), seen });
+            }
+            (None, read @ Ok(_)) if goes_on => self.follow(now, reason, Some(read)),
+            (Some(_), Err(error)) => self.follow(now, format!("the store cannot be read: {error}"), None),
+            _ => {}
+        }
+    }
+
+    /// The store holds what this arbiter does not know, or nobody can say what it holds: nothing is done before all of it
+    /// was read anew.
+    fn read_anew(&mut self, now: Time, error: &StoreError) {
+        let Some(several) = &mut self.several else { return };
+        several.step_down(now);
+        tracing::error!(%error, "everything is read anew before anything more is done");
+        self.follow(now, format!("it reads how things stand in the store, because a write was refused: {error}"), None);
+    }
+
+    /// In which term something is begun; `Err`: nothing may be.
+    fn term(&self) -> Result<Option<u64>, ()> {
+        match &self.several {
+            None => Ok(None),
+            Some(several) => several.term().map(Some).ok_or(()),
+        }
+    }
+
+    /// What the other arbiters may count on.
+    fn tell_others(&self, now: Time) {
+        if self.several.is_none() {
+            return;
+        }
+        let mut looks: Vec<Look> = self
+            .looks
+            .iter()
+            .filter(|(_, (at, _))| now.since(*at) < PEERS_KEEP)
+            .map(|((cluster, signal, subject), (at, outcome))| Look {
+                cluster: cluster.clone(),
+                signal: signal.clone(),
+                subject: subject.clone(),
+                age: now.since(*at),
+                outcome: outcome.clone(),
+            })
+            .collect();
+        looks.sort_by(|a, b| (&a.cluster, &a.signal, &a.subject).cmp(&(&b.cluster, &b.signal, &b.subject)));
+        self.views.send_replace(looks);
     }
 
     fn report_stats(&self) {
@@ -205,15 +325,39 @@ impl Driver {
                     Observer::Arbiter => "probe",
                     Observer::Member(_) => "member",
                     Observer::Node(_) => "node",
+                    Observer::Peer(_) => "peer",
                 };
                 self.metrics.observations.with_label_values(&[source]).inc();
                 self.journal.take(self.engine.anchor().unix_ms_at(now), &observation);
+                if self.several.is_some() && observation.observer == Observer::Arbiter {
+                    let key = (observation.cluster.clone(), observation.signal.clone(), observation.subject.clone());
+                    self.looks.insert(key, (now, Look::plain(&observation.outcome)));
+                }
                 self.engine.handle(now, Event::Observed(observation));
             }
+            Input::Peer { peer, looks } => {
+                for look in looks {
+                    let observation = Observation {
+                        at: now.before(look.age),
+                        cluster: look.cluster,
+                        signal: look.signal,
+                        observer: Observer::Peer(peer.clone()),
+                        subject: look.subject,
+                        outcome: look.outcome,
+                    };
+                    self.metrics.observations.with_label_values(&["peer"]).inc();
+                    self.engine.handle(now, Event::Observed(observation));
+                }
+            }
+            Input::Notice(notice) => self.tell(now, *notice),
             Input::Command { by, command, reply } => self.command(now, by, command, reply),
             // A receiver that is gone does not matter.
             Input::Query(query) => match query {
-                Query::Status(reply) => drop(reply.send(self.engine.status(now))),
+                Query::Status(reply) => {
+                    let mut status = self.engine.status(now);
+                    status.arbiters = self.several.as_ref().map(|s| s.others().status(self.engine.leads()));
+                    drop(reply.send(status));
+                }
                 Query::Why(cluster, reply) => drop(reply.send(self.engine.why(now, &cluster))),
                 Query::WhyNot(cluster, reply) => drop(reply.send(self.engine.why_not(now, &cluster))),
                 Query::Signals(cluster, reply) => drop(reply.send(self.engine.signals(now, &cluster))),
@@ -264,7 +408,7 @@ impl Driver {
         let reply_to = self.next_reply;
         self.replies.insert(reply_to, reply);
         match command {
-            Command::Acknowledge { incident, note, cluster: None } => {
+            Command::Acknowledge { incident, note, cluster: None } if self.engine.leads() => {
                 self.acknowledge(now, by, incident, note, reply_to);
             }
             command => self.engine.handle(now, Event::Commanded { by, command, reply_to }),
@@ -300,10 +444,23 @@ impl Driver {
         match answer {
             Inner::Event(event) => self.engine.handle(now, event),
             Inner::Stored(id, Ok(())) => self.engine.handle(now, Event::Persisted(id)),
+            Inner::Stored(_, Err(error)) if self.several.is_some() && matches!(error, StoreError::Conflict(_)) => {
+                // Of a term that is over it says nothing.
+                if self.term().is_ok() {
+                    self.read_anew(now, &error);
+                }
+            }
             Inner::Stored(id, Err(error)) => {
                 let conflict = matches!(error, StoreError::Conflict(_));
                 self.engine.handle(now, Event::PersistFailed { id, conflict, reason: error.to_string() });
             }
+            // What a former term had begun is looked at again by whoever leads now.
+            Inner::Ended(term, event) => {
+                if self.term() == Ok(term) {
+                    self.engine.handle(now, event);
+                }
+            }
+            Inner::Read(epoch, read) => self.has_read(now, epoch, read),
             Inner::Acknowledged(incident) => {
                 self.tell(now, Notice::IncidentUpdated(incident));
             }
@@ -316,7 +473,11 @@ impl Driver {
             let now = clock::now();
             match effect {
                 // The store's task answers with `Stored`; until then the engine holds back what follows.
-                Effect::Persist { id, records } => drop(self.to_store.send((id, records))),
+                Effect::Persist { id, records } => match self.term() {
+                    Ok(term) => drop(self.to_store.send((id, term, records))),
+                    // The next turn forgets what was to be written.
+                    Err(()) => {}
+                },
                 Effect::Run(run) => self.start(*run),
                 Effect::Tell(notice) => self.tell(now, *notice),
                 Effect::Reply { to, result } => {
@@ -336,10 +497,18 @@ impl Driver {
             let fenced = self.engine.quarantined(&primary.cluster);
             (primary.cluster.clone(), Standing { appointed, primary, fenced })
         };
-        link.set_standings(&self.handle, self.engine.primaries().into_iter().map(standing).collect());
+        // Whoever only watches gives no orders: what it knows may be over.
+        let standings = if self.term().is_ok() {
+            self.engine.primaries().into_iter().map(standing).collect()
+        } else {
+            BTreeMap::new()
+        };
+        link.set_standings(&self.handle, standings);
     }
 
     fn start(&mut self, run: Run) {
+        // The lease is over since the turn began; the next one says so to the engine.
+        let Ok(term) = self.term() else { return };
         let cluster = run.order.target.cluster.clone();
         let (hands, policy) = match self.frozen.get(&run.token.incident) {
             Some((hands, policy)) => (Arc::clone(hands), policy.clone()),
@@ -353,11 +522,16 @@ impl Driver {
             }
         };
         let to_inner = self.to_inner.clone();
+        let lease = self.several.as_ref().map(Several::lease);
         tokio::spawn(async move {
             crash::point("before-act", &run.action);
+            // The process may have been stopped between the decision and this moment.
+            if lease.is_some_and(|lease| !lease.holds(term)) {
+                return;
+            }
             let result = hands.carry_out(&run, policy.as_deref()).await;
             crash::point("after-act", &run.action);
-            drop(to_inner.send(Inner::Event(Event::StepEnded { token: run.token, result })));
+            drop(to_inner.send(Inner::Ended(term, Event::StepEnded { token: run.token, result })));
         });
     }
 
@@ -387,7 +561,9 @@ impl Driver {
             self.frozen.remove(&incident.id);
         }
         let arbiter = &self.engine.policy().arbiter.name;
-        if let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
+        // Of a cluster, only the one that leads reports: the others see the same.
+        let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
+        if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
             self.outbox.send(report);
         }
         let timed = TimedNotice { at: now, anchor, notice };
@@ -438,7 +614,10 @@ impl Driver {
     }
 
     fn try_load(&mut self) -> Result<String, String> {
-        let config = (self.reload)()?;
+        let mut config = (self.reload)()?;
+        if self.several.is_some() {
+            config.become_instance(&self.config.load().arbiter.name);
+        }
         let hands = hands::build(&config, self.link.as_ref())?;
         let now = clock::now();
         // Open incidents keep the hands that they began with.
@@ -462,6 +641,7 @@ impl Driver {
             || old.arbiter.udp != config.arbiter.udp
             || old.arbiter.socket != config.arbiter.socket
             || old.arbiter.store != config.arbiter.store
+            || shared_of(&old) != shared_of(&config)
         {
             text.push_str("; a change of addresses or of the store takes effect at the next start");
         }
@@ -473,6 +653,11 @@ impl Driver {
         (self.on_reloaded)(&self.hands);
         Ok(text)
     }
+}
+
+/// What only a start can change of a shared store.
+fn shared_of(config: &Config) -> Option<(&str, Duration, Duration)> {
+    config.arbiter.shared.as_ref().map(|shared| (shared.url.expose(), shared.heartbeat, shared.valid_for))
 }
 
 /// Publishes whom to follow in every cluster, and forgets clusters that are gone.
@@ -496,13 +681,17 @@ pub(super) fn publish_all(
 /// Writes the engine's records one after the other and answers each.
 pub(super) async fn write_records(
     store: Arc<dyn Store>,
-    mut records: mpsc::UnboundedReceiver<(u64, Vec<Record>)>,
+    shared: Option<Arc<SharedStore>>,
+    mut records: mpsc::UnboundedReceiver<(u64, Option<u64>, Vec<Record>)>,
     to_inner: mpsc::UnboundedSender<Inner>,
     metrics: Arc<Metrics>,
 ) {
-    while let Some((id, records)) = records.recv().await {
+    while let Some((id, term, records)) = records.recv().await {
         let watch = Stopwatch::start();
-        let result = store.persist(&records).await;
+        let result = match (&shared, term) {
+            (Some(shared), Some(term)) => shared.persist_as(term, &records).await,
+            _ => store.persist(&records).await,
+        };
         metrics.persist_duration.observe(watch.elapsed().as_secs_f64());
         if result.is_err() {
             metrics.persist_failures.inc();

@@ -24,6 +24,15 @@ use crate::{
 pub enum Input {
     /// Somebody saw something; the driver stamps it.
     Seen(Seen),
+    /// What another arbiter sees.
+    Peer {
+        /// Which.
+        peer: String,
+        /// What its probes saw last.
+        looks: Vec<super::several::Look>,
+    },
+    /// Something about this arbiter that people should see.
+    Notice(Box<Notice>),
     /// A person asks.
     Command {
         /// Who.

@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod outbox;
 pub mod rehearsal;
 mod reports;
+pub mod several;
 pub mod signals;
 
 use std::{
@@ -25,7 +26,7 @@ use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
 };
 
 use self::{
@@ -35,6 +36,7 @@ use self::{
     journal::Journal,
     outbox::Outbox,
     rehearsal::Rehearsals,
+    several::Several,
     signals::canary::Receipts,
 };
 use crate::{
@@ -42,7 +44,7 @@ use crate::{
     broker::Broker,
     config::{self, Config},
     engine::Engine,
-    model::{ClusterName, NodeName, time::human},
+    model::{ClusterName, NodeName, record::Recovered, time::human},
     report,
     store::{
         Store, StoreError,
@@ -88,21 +90,21 @@ pub enum StartError {
     Signals(#[source] std::io::Error),
 }
 
-/// Runs the arbiter until it is told to stop by SIGTERM or SIGINT. SIGHUP loads the file anew.
+/// Runs the arbiter until it is told to stop by SIGTERM or SIGINT. SIGHUP loads the file anew. `instance`: its name among
+/// several arbiters that share a store.
 ///
 /// # Errors
 /// Why it could not start.
-pub async fn run(path: &Path) -> Result<(), StartError> {
-    let config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
+pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> {
+    let mut config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    several::name_instance(&mut config, instance)?;
     let in_mesh = mesh::start(&config)?;
     let link = in_mesh.as_ref().map(|(_, link, _)| Arc::clone(link));
     let hands = hands::build(&config, link.as_ref()).map_err(StartError::Build)?;
-    let store = open_store(&config).await?;
-    let recovered =
-        store.recover().await.map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
+    let (store, several, recovered) = take_up(&config).await?;
     for open in &recovered.open {
         tracing::warn!(incident = %open.incident.id, cluster = %open.incident.cluster, "taking up an open incident");
     }
@@ -167,7 +169,12 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
     }
 
     let watch = Arc::new(Mutex::new(Watching::start(&handle, &hands, &receipts, &to_inner)));
-    tokio::spawn(write_records(Arc::clone(&store), records, to_inner.clone(), Arc::clone(&metrics)));
+    let shared = several.as_ref().map(Several::store);
+    let (views, views_seen) = watch::channel(Vec::new());
+    if let Some(several) = &several {
+        tokio::spawn(several.others().run(handle.clone(), views_seen));
+    }
+    tokio::spawn(write_records(Arc::clone(&store), shared, records, to_inner.clone(), Arc::clone(&metrics)));
     tokio::spawn(check_store(Arc::clone(&store), to_inner.clone()));
 
     let (stop, stopped) = oneshot::channel();
@@ -199,6 +206,9 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
         replies: HashMap::new(),
         next_reply: 0,
         last_turn: clock::now(),
+        several,
+        looks: HashMap::new(),
+        views,
         link,
         metrics: Arc::clone(&metrics),
         on_tick: Box::new(|| drop(sd_notify::notify(&[NotifyState::Watchdog]))),
@@ -234,21 +244,41 @@ pub async fn run(path: &Path) -> Result<(), StartError> {
 ///
 /// # Errors
 /// What would keep the arbiter from starting.
-pub async fn check(path: &Path) -> Result<Config, StartError> {
-    let config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
+pub async fn check(path: &Path, instance: Option<&str>) -> Result<Config, StartError> {
+    let mut config = config::load(path).map_err(|mistakes| StartError::Config(mistakes.to_string()))?;
+    several::name_instance(&mut config, instance)?;
     hands::build(&config, None).map_err(StartError::Build)?;
     for kind in &config.reports {
         kind.build().map_err(StartError::Build)?;
+    }
+    if let Some(shared) = &config.arbiter.shared {
+        several::refuse_a_guarded_store(&config, shared).await?;
+        drop(several::registry(shared)?);
     }
     drop(open_store(&config).await?);
     Ok(config)
 }
 
+/// The store, and what it holds. One of several reads that once it knows whether it leads.
+async fn take_up(config: &Config) -> Result<(Arc<dyn Store>, Option<Several>, Recovered), StartError> {
+    if let Some(shared) = &config.arbiter.shared {
+        let several = Several::start(config, shared, bounds(config)).await?;
+        return Ok((several.store(), Some(several), Recovered::default()));
+    }
+    let store = open_store(config).await?;
+    let recovered = store.recover().await;
+    let recovered = recovered.map_err(|source| StartError::Store { path: config.arbiter.store.clone(), source })?;
+    Ok((store, None, recovered))
+}
+
+fn bounds(config: &Config) -> Bounds {
+    let arbiter = &config.arbiter;
+    Bounds { keep_for: arbiter.keep_history_for, observations: arbiter.keep_observations, ..Bounds::default() }
+}
+
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
     let arbiter = &config.arbiter;
-    let bounds =
-        Bounds { keep_for: arbiter.keep_history_for, observations: arbiter.keep_observations, ..Bounds::default() };
-    match SqliteStore::open(&arbiter.store, bounds).await {
+    match SqliteStore::open(&arbiter.store, bounds(config)).await {
         Ok(store) => Ok(Arc::new(store)),
         Err(source) => Err(StartError::Store { path: arbiter.store.clone(), source }),
     }

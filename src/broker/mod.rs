@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ActError, Done, Epoch, Failure, FailureKind, FenceReport, Order, Outcome, Target, WriteAttempt};
 
+mod act;
 pub mod jolokia;
 pub mod redis;
+pub mod relay;
 
 /// The broker kinds, as a file writes them: `broker: { redis: { … } }`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -21,6 +23,8 @@ pub mod redis;
 pub enum AnyBroker {
     /// Redis, Valkey and what speaks like them.
     Redis(redis::Redis),
+    /// The in-house broker of this package, with its shadow on shared storage.
+    Relay(relay::Relay),
     /// Anything controlled by JMX over Jolokia; with a preset for GraphDB EE up to 9.x.
     Jolokia(jolokia::Jolokia),
 }
@@ -33,6 +37,7 @@ impl AnyBroker {
     pub fn build(&self) -> Result<Box<dyn Broker>, String> {
         match self {
             Self::Redis(config) => Ok(Box::new(redis::RedisBroker::new(config)?)),
+            Self::Relay(config) => Ok(Box::new(relay::RelayBroker::new(*config))),
             Self::Jolokia(config) => Ok(Box::new(jolokia::JolokiaBroker::new(config)?)),
         }
     }

@@ -177,7 +177,7 @@ mod tests {
             let found = all().into_iter().find(|p| p.place == place).unwrap();
             found.kinds.into_iter().map(|k| k.name).collect()
         };
-        assert_eq!(names("broker"), ["redis", "jolokia"]);
+        assert_eq!(names("broker"), ["redis", "relay", "jolokia"]);
         assert_eq!(names("ask"), ["ping", "role", "position", "replication_link", "write"]);
         assert_eq!(names("report"), ["alertmanager", "webhook", "exec"]);
         for name in names("fence") {

@@ -1,6 +1,7 @@
 //! One file per verb.
 
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -23,21 +24,25 @@ mod confirm;
 mod continue_;
 pub mod demo;
 pub mod doctor;
+mod elect;
 mod epoch;
 mod failover;
 pub mod fence;
 mod follow;
 mod gate;
 mod incidents;
+mod instances;
 mod key;
 pub mod kinds;
 mod man;
 mod pause;
 mod rejoin;
+mod relay;
 mod reload;
 mod resume;
 mod schema;
 pub mod status;
+mod stdio;
 mod switchover;
 pub mod watch;
 pub mod why;
@@ -119,16 +124,30 @@ enum Verb {
     Reload(reload::Args),
     /// Print the epoch and the primary of a cluster.
     Epoch(epoch::Args),
+    /// Run a program on one machine at a time, elected through a database.
+    Elect(elect::Args),
+    /// The guard of a program under election.
+    #[command(hide = true)]
+    ElectGuard(elect::GuardArgs),
+    /// What becomes a program under election.
+    #[command(hide = true)]
+    ElectLaunch(elect::LaunchArgs),
+    /// The history of starts in a database of elections.
+    Instances(instances::Args),
     /// Examine the whole deployment, each finding with its remedy, and how long a failover takes.
     Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
+    /// Speak the JSON line protocol on standard input and output, with a real pair behind it.
+    Stdio(stdio::Args),
     /// A node of the demo.
     #[command(hide = true)]
     DemoNode(demo::node::Args),
     /// The sender of the demo.
     #[command(hide = true)]
     DemoSender(demo::sender::Args),
+    /// The broker of this package: a small relay with a log on shared storage, and its shadow.
+    Relay(Box<relay::Args>),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// Print the manual page, or write all pages to a directory.
@@ -199,6 +218,15 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
         .map_err(|e| Failure::new(Code::Internal, format!("The answer cannot be written as JSON: {e}.")))
 }
 
+/// Ends this process as SIGTERM would once standard input ends: so it does not outlive the one who started it.
+fn end_with_stdin() {
+    // A thread, since reading standard input blocks and must not hold up the end of the process.
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
+    });
+}
+
 /// Prints to standard output. A reader that went away (`| head`) is no error.
 fn print(text: &str) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
@@ -218,14 +246,26 @@ pub fn command() -> clap::Command {
 /// Parses the arguments, runs the verb, and turns the result into an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match command().try_get_matches().and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, not errors. A reader that went away is no error either.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
-        }
-    };
+    main_with(std::env::args_os())
+}
+
+/// The same for the program `coroner-relay`, whose arguments are those of `coroner relay`.
+#[must_use]
+pub fn relay_main() -> ExitCode {
+    let mut words = std::env::args_os();
+    main_with(words.next().into_iter().chain([OsString::from("relay")]).chain(words))
+}
+
+fn main_with(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli =
+        match command().try_get_matches_from(words).and_then(|m| <Cli as clap::FromArgMatches>::from_arg_matches(&m)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                // Help and version are answers, not errors. A reader that went away is no error either.
+                let _ = error.print();
+                return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+            }
+        };
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let context = Context { format: cli.output, connect: cli.connect, paint: Paint::for_stdout() };
@@ -261,9 +301,15 @@ fn tell_failure(context: &Context, failure: &Failure) {
 const MOST_WORKERS: usize = 4;
 
 fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
+    let verb = match verb {
+        // These two hold a deadline or become another program: no runtime.
+        Verb::ElectGuard(args) => return elect::guard(&args),
+        Verb::ElectLaunch(args) => return Ok(elect::launch(args)),
+        verb => verb,
+    };
     let mut builder = match verb {
-        Verb::Arbiter(_) => {
-            // The decision has the main thread to itself; these serve the network. More of them would wake one another
+        Verb::Arbiter(_) | Verb::Relay(_) => {
+            // The decision (a relay's storage) has a thread to itself; these serve the network. More of them would wake one another
             // up for little, and each costs memory.
             let cores = std::thread::available_parallelism().map_or(2, usize::from);
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -309,10 +355,17 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => resume::run(context, &args).await,
         Verb::Reload(args) => reload::run(context, &args).await,
         Verb::Epoch(args) => epoch::run(context, &args).await,
+        Verb::Elect(args) => elect::run(args).await,
+        Verb::Instances(args) => instances::run(context, &args).await,
+        // Done before there was a runtime.
+        Verb::ElectGuard(args) => elect::guard(&args),
+        Verb::ElectLaunch(args) => Ok(elect::launch(args)),
         Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
+        Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,
         Verb::DemoSender(args) => demo::sender::run(args).await,
+        Verb::Relay(args) => relay::run(context, *args).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
         Verb::Schema(args) => schema::run(&args),

@@ -29,6 +29,8 @@ mod shape;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
+pub(crate) use resolve::store::{endpoint, endpoints};
+
 pub use interpolate::{AgentEnvironment, Environment, ProcessEnvironment, Reader, WithoutSecrets};
 
 /// A file, resolved.
@@ -65,14 +67,38 @@ pub struct ArbiterConfig {
     pub access: Vec<Access>,
     /// Users (uid) that may operate over the Unix socket, besides root and the arbiter's own.
     pub socket_operators: Vec<u32>,
-    /// The SQLite file.
+    /// The SQLite file: everything, or beside a shared store what is this arbiter's own.
     pub store: PathBuf,
+    /// The store that several arbiters share; `None`: this is the only one.
+    pub shared: Option<SharedStoreConfig>,
     /// How long observations and verdicts are kept.
     pub keep_history_for: Duration,
     /// How many observations are kept at most.
     pub keep_observations: u64,
     /// How often fence paths are checked without harm.
     pub check_fences_every: Duration,
+}
+
+/// The store that several arbiters share, and how they elect who leads.
+#[derive(Clone, Debug)]
+pub struct SharedStoreConfig {
+    /// Where it is: `postgres://…`, `redis://…`.
+    pub url: Secret,
+    /// This arbiter's name among them; `None`: as the command line says, or the host's name.
+    pub instance: Option<String>,
+    /// How often an arbiter tells the store that it lives.
+    pub heartbeat: Duration,
+    /// For how long that is valid: after so long without one, another arbiter may lead.
+    pub valid_for: Duration,
+}
+
+impl Config {
+    /// This process is that one of the arbiters: by its name it signs, takes part in the mesh, and stands in incidents.
+    /// The hash of the policy stays: it says what the file means, not who reads it.
+    pub fn become_instance(&mut self, name: &str) {
+        self.policy.arbiter.name = name.to_owned();
+        self.arbiter.name = name.to_owned();
+    }
 }
 
 /// The mesh of arbiters and agents.

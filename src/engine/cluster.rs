@@ -43,6 +43,8 @@ pub(super) struct Cluster {
     pub(super) deciding_rule: Option<RuleName>,
     pub(super) fence_health: BTreeMap<(MemberName, usize, usize), (Time, FenceHealth)>,
     pub(super) saga: Option<Saga>,
+    /// The largest epoch that this arbiter saw in the store. Larger than the store's: that was set back (A21).
+    pub(super) set_back: Epoch,
     /// Another arbiter wrote what this one did not know of.
     pub(super) conflict: Option<String>,
     pub(super) is_dirty: bool,
@@ -102,6 +104,7 @@ impl Cluster {
             deciding_rule: None,
             fence_health: BTreeMap::new(),
             saga: None,
+            set_back: Epoch::default(),
             conflict: None,
             is_dirty: true,
             wake: now,
@@ -172,6 +175,40 @@ impl Cluster {
         self.emit(Effect::Tell(Box::new(Notice::IncidentUpdated(Box::new(incident)))));
         for run in runs {
             self.emit(Effect::Run(Box::new(run)));
+        }
+        self.is_dirty = true;
+    }
+
+    /// Nothing more is done, and what is not durable is forgotten: whoever leads goes on from the store.
+    pub(super) fn stand_by(&mut self, now: Time, reason: &str) {
+        self.take_back(reason);
+        self.pending.clear();
+        self.waiting = None;
+        self.persist_again = None;
+        self.conflict = None;
+        self.appointed = None;
+        if self.saga.take().is_some() {
+            self.settled_at = now;
+        }
+        self.is_dirty = true;
+    }
+
+    /// The cluster is as the store has it. What is seen of it stays.
+    pub(super) fn follow(&mut self, now: Time, state: Option<ClusterState>, seen: Epoch) {
+        let name = &self.policy.name;
+        let state = state.unwrap_or_else(|| ClusterState { cluster: name.clone(), ..ClusterState::default() });
+        self.set_back = self.set_back.max(seen);
+        self.view.heard_before(&self.policy, &state.heard);
+        let before = std::mem::replace(&mut self.state, state);
+        if (&before.primary, before.primary_epoch) != (&self.state.primary, self.state.primary_epoch) {
+            self.primary_changed(now);
+            self.settled_at = now;
+            let (primary, epoch) = (self.state.primary.clone(), self.state.primary_epoch);
+            let notice = Notice::PrimaryChanged { cluster: self.policy.name.clone(), primary, epoch };
+            self.emit(Effect::Tell(Box::new(notice)));
+        }
+        if before.quarantined != self.state.quarantined {
+            self.rejoin_given_up.retain(|member| self.state.quarantined.contains_key(member));
         }
         self.is_dirty = true;
     }
@@ -401,7 +438,11 @@ impl Cluster {
             return;
         }
         // A store that just refused is not asked again before it is well.
-        if own.store_lost.is_some() || self.conflict.is_some() {
+        if own.store_lost.is_some() || self.conflict.is_some() || own.not_leading.is_some() {
+            return;
+        }
+        // A store that was emptied is no new one: a person says who is primary.
+        if self.set_back > self.state.epoch {
             return;
         }
         let Some(primary) = self.evident_primary(now) else { return };
@@ -476,6 +517,7 @@ impl Cluster {
             && now.since(since) >= Duration::from_secs(1)
             && self.is_settled()
             && own.store_lost.is_none()
+            && own.not_leading.is_none()
             && self.conflict.is_none()
         {
             self.persist_state(self.state.clone(), own);
@@ -541,7 +583,8 @@ impl Cluster {
         self.wake = self.wake.min(now + Duration::from_millis(100));
         let names: Vec<Guard> = blocking.iter().map(|(guard, _)| *guard).collect();
         let told = (rule.name.clone(), names);
-        if self.told_blocked.as_ref() != Some(&told) && self.saga.is_none() {
+        // What a watching arbiter would do is the leader's to tell.
+        if self.told_blocked.as_ref() != Some(&told) && self.saga.is_none() && own.not_leading.is_none() {
             self.told_blocked = Some(told);
             let notice = Notice::ActBlocked { cluster: policy.name.clone(), rule: rule.name.clone(), guards: blocking };
             self.emit(Effect::Tell(Box::new(notice)));
@@ -564,7 +607,7 @@ impl Cluster {
         let Some(old_primary) = self.state.primary.clone() else { return };
         let before = self.state.clone();
         // Never below what a member has stored: the store may have been restored from a backup, or begun anew.
-        let epoch = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).next();
+        let epoch = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).max(self.set_back).next();
         self.state.epoch = epoch;
         let id = own.incident_id(now);
         // A switchover that a rule asked for counts too, or two slow members would take turns for ever (H18).
@@ -636,7 +679,8 @@ impl Cluster {
     fn tell_guards(&mut self, now: Time, own: &Own, candidates: &[CandidateView]) {
         for guard in Guard::ALL {
             // Whether something is under way, or waits for approval, is told by the incident.
-            if matches!(guard, Guard::Busy | Guard::Approval) {
+            // So is who leads, once for all clusters.
+            if matches!(guard, Guard::Busy | Guard::Approval | Guard::NotLeading) {
                 continue;
             }
             let reason = self.blocks(guard, now, own, Mode::Auto, candidates);

@@ -3,7 +3,7 @@
 //! A guard never changes what is believed; it only keeps the arbiter from acting on it. What keeps two primaries
 //! apart (no fence, no candidate, an unclear primary, our own clock, the store) cannot be passed by anybody.
 
-use super::{cluster::Cluster, own::Own};
+use super::{cluster::Cluster, own::Own, view::PEER_HEARD_WITHIN};
 use crate::model::{
     MemberName, Mode, PartyName, Proof, Time,
     explain::{CandidateView, Guard, GuardState},
@@ -47,6 +47,7 @@ impl Cluster {
             }
             Guard::Tilt => own.tilt(now).map(|(left, why)| format!("{why}; watching only for another {}", human(left))),
             Guard::Isolated => self.isolated(now),
+            Guard::NotLeading => own.not_leading.clone(),
             Guard::StoreLost => self.conflict.clone().or_else(|| own.store_lost.clone()),
             Guard::Cooldown => {
                 if self.state.cooldown_over {
@@ -99,6 +100,7 @@ impl Cluster {
             Guard::HeldByRule => "no rule says hold".into(),
             Guard::Tilt => "own clock and loop are on time".into(),
             Guard::Isolated => "others are heard".into(),
+            Guard::NotLeading => "this arbiter leads".into(),
             Guard::StoreLost => "the store takes intents".into(),
             Guard::Cooldown => "no failover lately".into(),
             Guard::Budget => "within the budget".into(),
@@ -166,6 +168,13 @@ impl Cluster {
     }
 
     fn primary_unclear(&self, now: Time) -> Option<String> {
+        if self.set_back > self.state.epoch {
+            return Some(format!(
+                "the store knows epoch {} at most, and this arbiter saw {} in it: it was set back, and what it says of \
+                 the primary may be long over. Look which member is primary, and say so: `coroner adopt`",
+                self.state.epoch, self.set_back
+            ));
+        }
         let Some(primary) = &self.state.primary else {
             return Some("who is primary is not known yet".into());
         };
@@ -191,6 +200,7 @@ impl Cluster {
         let fresh_for = self.policy.failover.candidate_fresh_for;
         let is_heard = |voter: &PartyName| {
             voter.as_str() == own.arbiter.name
+                || self.view.peer_seen(voter.as_str()).is_some_and(|at| now.since(at) <= PEER_HEARD_WITHIN)
                 || self
                     .policy
                     .members

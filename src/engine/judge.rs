@@ -10,7 +10,7 @@ use super::{
     view::{Stream, View},
 };
 use crate::model::{
-    ClusterPolicy, Condition, Explanation, Expr, MemberName, Observer, Rule, SignalName, Time, Truth,
+    ClusterPolicy, Condition, Explanation, Expr, MemberName, Observer, Outcome, Rule, SignalName, Time, Truth,
     policy::{Observers, Subjects},
     rule::{Count, ExprKind, Window},
     time::human,
@@ -143,6 +143,11 @@ impl Walk<'_> {
     /// A condition over a signal. Several streams mean any of them; `unreachable_by` counts them itself.
     fn signal(&self, signal: &SignalName, condition: &Condition, out: Option<&mut Vec<Explanation>>) -> Answer {
         let streams = self.streams(signal);
+        if let (Condition::UnreachableBy(needed), [(Observer::Arbiter, subject, _)]) = (condition, streams.as_slice())
+            && self.evidence.view.of_peers(signal, subject.as_ref(), self.evidence.now).next().is_some()
+        {
+            return self.unreachable_by_arbiters(*needed, signal, condition, &streams, out);
+        }
         if let [(observer, subject, stream)] = streams.as_slice() {
             let answer = self.judge_one(signal, condition, *stream);
             if let Some(out) = out {
@@ -156,6 +161,47 @@ impl Walk<'_> {
         if let Some(out) = out {
             let asked = format!("{signal} {condition}");
             out.push(Explanation { seen, children: below.unwrap_or_default(), ..leaf(asked, answer) });
+        }
+        answer
+    }
+
+    /// Several arbiters look: all of them that are heard make up the whole.
+    fn unreachable_by_arbiters(
+        &self,
+        needed: Count,
+        signal: &SignalName,
+        condition: &Condition,
+        own: &[(Observer, Option<MemberName>, Option<&Stream>)],
+        out: Option<&mut Vec<Explanation>>,
+    ) -> Answer {
+        let Evidence { now, view, .. } = *self.evidence;
+        let mut below = Vec::new();
+        let mut answers = Vec::new();
+        for (observer, subject, stream) in own {
+            let answer = self.judge_one(signal, condition, *stream);
+            below.push(self.explain_one(signal, condition, observer, subject.as_ref(), *stream, answer));
+            answers.push(answer);
+            for (peer, newest) in view.of_peers(signal, subject.as_ref(), now) {
+                let answer = condition::unreachable_by_peer(newest);
+                let seen = match newest {
+                    Some((_, Outcome::Fact(_))) => "reached".to_owned(),
+                    Some((_, Outcome::Failure(failure))) => failure.to_string(),
+                    None => "nothing of late".to_owned(),
+                };
+                below.push(Explanation {
+                    seen,
+                    observer: Some(peer.to_owned()),
+                    subject: subject.as_ref().map(ToString::to_string),
+                    age: newest.map(|(at, _)| now.since(at)),
+                    ..leaf(format!("{signal} {condition}"), answer)
+                });
+                answers.push(answer);
+            }
+        }
+        let answer = count(&answers, needed.of(answers.len()));
+        if let Some(out) = out {
+            let asked = format!("{signal} {condition}");
+            out.push(Explanation { seen: tally(&answers), children: below, ..leaf(asked, answer) });
         }
         answer
     }

@@ -26,7 +26,7 @@ mod suspicion;
 mod view;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -144,6 +144,8 @@ impl Engine {
                 }
             }
             Event::StoreHealth { ok, detail } => self.store_is(ok, detail),
+            Event::Leads { recovered, seen } => self.lead(now, *recovered, &seen),
+            Event::Follows { reason, clusters, seen } => self.follow(now, reason, clusters, &seen),
             Event::PolicyLoaded(policy) => self.load(now, *policy),
             Event::WallClockRead(anchor) => self.own.anchor = anchor,
         }
@@ -207,6 +209,62 @@ impl Engine {
                 self.wakes.insert((wake, index));
             }
         }
+    }
+
+    /// What was believed stays, for this arbiter looked all the while; what is under way is as the store has it.
+    fn lead(&mut self, now: Time, recovered: Recovered, seen: &BTreeMap<ClusterName, Epoch>) {
+        let was_following = self.own.not_leading.take().is_some();
+        self.own.store_lost = None;
+        self.drop_acts();
+        let mut states: HashMap<ClusterName, ClusterState> =
+            recovered.clusters.into_iter().map(|state| (state.cluster.clone(), state)).collect();
+        for cluster in &mut self.clusters {
+            let name = cluster.policy.name.clone();
+            cluster.stand_by(now, "this arbiter has just begun to lead: ask again");
+            cluster.follow(now, states.remove(&name), seen.get(&name).copied().unwrap_or_default());
+        }
+        self.absent = states;
+        for open in &recovered.open {
+            if let Some(index) = self.by_name.get(&open.incident.cluster).copied() {
+                self.clusters[index].take_up(now, open, &mut self.own);
+            }
+        }
+        self.dirty.extend(0..self.clusters.len());
+        if was_following {
+            self.tell_own("leading", true, "this arbiter leads".into());
+        }
+    }
+
+    fn follow(
+        &mut self,
+        now: Time,
+        reason: String,
+        clusters: Option<Vec<ClusterState>>,
+        seen: &BTreeMap<ClusterName, Epoch>,
+    ) {
+        if self.own.not_leading.is_none() {
+            self.tell_own("leading", false, reason.clone());
+        }
+        self.drop_acts();
+        for cluster in &mut self.clusters {
+            cluster.stand_by(now, &reason);
+        }
+        self.own.not_leading = Some(reason);
+        if let Some(clusters) = clusters {
+            let mut states: HashMap<ClusterName, ClusterState> =
+                clusters.into_iter().map(|state| (state.cluster.clone(), state)).collect();
+            for cluster in &mut self.clusters {
+                let name = cluster.policy.name.clone();
+                cluster.follow(now, states.remove(&name), seen.get(&name).copied().unwrap_or_default());
+            }
+            self.absent = states;
+        }
+        self.dirty.extend(0..self.clusters.len());
+    }
+
+    /// What was not handed out yet is not done by who does not lead, nor before all is read anew.
+    fn drop_acts(&mut self) {
+        self.out.retain(|effect| !matches!(effect, Effect::Run(_) | Effect::Persist { .. }));
     }
 
     fn tilt(&mut self, now: Time, detail: String) {
@@ -284,6 +342,11 @@ impl Engine {
                 open.map(|c| c.policy.name.clone()).or_else(|| cluster.clone())
             }
         };
+        if let Some(reason) = &self.own.not_leading {
+            let text =
+                format!("this arbiter ({}) does not lead: {reason}; ask the one that does", self.own.arbiter.name);
+            return self.reply(to, Err(CommandError::new(CommandErrorCode::WrongState, text)));
+        }
         let every = matches!(command, Command::Pause { cluster: None, .. } | Command::Resume { cluster: None });
         if every {
             // One answer for all: the first cluster's, which fails if the store does.
@@ -328,6 +391,7 @@ impl Engine {
             tilt: self.own.tilt(now).map(|(_, why)| why.to_owned()),
             store_lost: self.own.store_lost.clone(),
             clusters,
+            arbiters: None,
         }
     }
 
@@ -359,7 +423,8 @@ impl Engine {
     /// primary is not known, or because it is being replaced.
     #[must_use]
     pub fn appointment(&self, cluster: &ClusterName) -> Option<(MemberName, Epoch)> {
-        self.cluster(cluster)?.appointment()
+        // Whoever only watches appoints nobody: what it knows may be over.
+        self.cluster(cluster).filter(|_| self.own.not_leading.is_none())?.appointment()
     }
 
     /// The members of a cluster that were fenced and are not back.
@@ -372,6 +437,12 @@ impl Engine {
     #[must_use]
     pub fn incident(&self, cluster: &ClusterName) -> Option<&Incident> {
         self.cluster(cluster)?.incident()
+    }
+
+    /// Whether this arbiter leads, as far as it was told; one that is alone does.
+    #[must_use]
+    pub const fn leads(&self) -> bool {
+        self.own.not_leading.is_none()
     }
 
     /// The policy in force.

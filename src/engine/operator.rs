@@ -114,7 +114,7 @@ impl Cluster {
             return Err(error(CommandErrorCode::WrongState, text));
         }
         self.settled_or_refused()?;
-        for guard in [Guard::Tilt, Guard::StoreLost, Guard::PrimaryUnclear] {
+        for guard in [Guard::Tilt, Guard::NotLeading, Guard::StoreLost, Guard::PrimaryUnclear] {
             if let Some(why) = self.blocks(guard, now, own, Mode::Auto, &[]) {
                 return Err(error(CommandErrorCode::Blocked, format!("not done: {guard}: {why}")));
             }
@@ -141,7 +141,7 @@ impl Cluster {
 
     fn continue_held(&mut self, now: Time, by: &Operator, accept_loss: bool, own: &mut Own) -> Answer {
         let held = self.held_saga()?;
-        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy));
+        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).max(self.set_back);
         let outbid = self.saga.as_ref().and_then(|s| s.state().outbid());
         let raised = outbid.map(|sealed| LogEntry::EpochRaised { epoch: largest.max(sealed).next() });
         let released = LogEntry::Released { reason: format!("{by} says so"), accept_loss };
@@ -182,7 +182,7 @@ impl Cluster {
             return Err(error(CommandErrorCode::WrongState, text));
         }
         self.settled_or_refused()?;
-        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy));
+        let largest = self.state.epoch.max(self.view.largest_stored_epoch(&self.policy)).max(self.set_back);
         self.make_primary(now, primary, largest.next(), own);
         Ok(reply(
             format!("{primary} is primary of {} in epoch {}, says {by}: {reason}", self.policy.name, largest.next()),

@@ -15,6 +15,8 @@ pub(super) struct Own {
     tilt: Option<(Time, String)>,
     /// Why the store takes no intents.
     pub(super) store_lost: Option<String>,
+    /// Why nothing is done: another arbiter leads, or nobody is known to.
+    pub(super) not_leading: Option<String>,
     /// Clusters that wanted a failover, newest last.
     wants: VecDeque<(Time, ClusterName)>,
     /// Moments of this life that were written down by the wall clock: their age is counted by the boot clock, whatever
@@ -33,6 +35,7 @@ impl Own {
             anchor,
             tilt: None,
             store_lost: None,
+            not_leading: None,
             wants: VecDeque::new(),
             written: VecDeque::new(),
             seed,

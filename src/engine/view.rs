@@ -21,6 +21,18 @@ use crate::model::{
 /// A member whose agent told nothing for this long is not counted as heard by that path.
 pub(super) const AGENT_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// Another arbiter whose view did not come for this long is not counted.
+pub(super) const PEER_HEARD_WITHIN: Duration = Duration::from_secs(4);
+/// Memory stays bounded, whatever the store holds.
+const PEERS_MAX: usize = 16;
+
+/// What another arbiter saw last: by signal and subject, when it saw it and how it ended.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    heard: Time,
+    seen: BTreeMap<(SignalName, Option<MemberName>), (Time, Outcome)>,
+}
+
 /// All streams of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct View {
@@ -30,6 +42,8 @@ pub(super) struct View {
     agents: BTreeMap<MemberName, (Time, MemberReport)>,
     /// Whom agents reach directly, and when they told it.
     reaches: BTreeMap<Observer, (Time, Vec<PartyName>)>,
+    /// What other arbiters see, by their names.
+    peers: BTreeMap<String, Peer>,
     /// When somebody was seen to attempt something, spaced and bounded; oldest first.
     attempts: VecDeque<Attempt>,
     attempt_spacing: Duration,
@@ -153,6 +167,7 @@ impl View {
             signals: policy.signals.keys().map(|name| (name.clone(), Vec::new())).collect(),
             agents: BTreeMap::new(),
             reaches: BTreeMap::new(),
+            peers: BTreeMap::new(),
             attempts: VecDeque::new(),
             attempt_spacing: (longest / 128).max(Duration::from_millis(50)),
             keep,
@@ -175,6 +190,10 @@ impl View {
             next.signals.insert(signal, kept.collect());
         }
         next.attempts = std::mem::take(&mut self.attempts);
+        next.peers = std::mem::take(&mut self.peers);
+        for peer in next.peers.values_mut() {
+            peer.seen.retain(|(signal, _), _| policy.signals.contains_key(signal));
+        }
         next.agents = std::mem::take(&mut self.agents);
         next.agents.retain(|member, _| policy.member(member).is_some());
         next.reaches = std::mem::take(&mut self.reaches);
@@ -189,6 +208,10 @@ impl View {
             && let Outcome::Fact(fact @ (Fact::Agent(_) | Fact::Reaches(_))) = seen.outcome
         {
             self.take_of_agent(policy, seen.at, seen.observer, seen.subject.as_ref(), fact);
+            return false;
+        }
+        if let Observer::Peer(name) = &seen.observer {
+            self.take_of_peer(policy, name.clone(), seen);
             return false;
         }
         let keep = self.keep;
@@ -239,6 +262,51 @@ impl View {
                 self.reaches.insert(observer, (at, parties));
             }
             _ => {}
+        }
+    }
+
+    fn take_of_peer(&mut self, policy: &ClusterPolicy, name: String, seen: Observation) {
+        let is_counted = policy.signals.get(&seen.signal).is_some_and(|signal| {
+            signal.observers == Observers::Arbiter && admits(policy, signal, &Observer::Arbiter, seen.subject.as_ref())
+        });
+        if !is_counted || (self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&name)) {
+            return;
+        }
+        let peer = self.peers.entry(name).or_default();
+        peer.heard = peer.heard.max(seen.at);
+        peer.seen.insert((seen.signal, seen.subject), (seen.at, seen.outcome));
+    }
+
+    /// When another arbiter's view came last.
+    pub(super) fn peer_seen(&self, name: &str) -> Option<Time> {
+        self.peers.get(name).map(|peer| peer.heard)
+    }
+
+    /// What the other arbiters that are heard saw last of this signal and subject, if that is recent.
+    pub(super) fn of_peers(
+        &self,
+        signal: &SignalName,
+        subject: Option<&MemberName>,
+        now: Time,
+    ) -> impl Iterator<Item = (&str, Option<(Time, &Outcome)>)> {
+        let key = (signal.clone(), subject.cloned());
+        let is_recent = move |at: Time| now.since(at) <= PEER_HEARD_WITHIN;
+        self.peers.iter().filter(move |(_, peer)| is_recent(peer.heard)).map(move |(name, peer)| {
+            let newest = peer.seen.get(&key).filter(|(at, _)| is_recent(*at) && *at >= self.floor);
+            (name.as_str(), newest.map(|(at, outcome)| (*at, outcome)))
+        })
+    }
+
+    /// These streams were heard by whoever led before.
+    pub(super) fn heard_before(
+        &mut self,
+        policy: &ClusterPolicy,
+        heard: &[(SignalName, Observer, Option<MemberName>)],
+    ) {
+        for (signal, observer, subject) in heard {
+            if let Some(stream) = self.stream_mut(policy, signal, observer, subject.as_ref()) {
+                stream.heard_before = true;
+            }
         }
     }
 
@@ -494,7 +562,7 @@ fn is_agent(policy: &ClusterPolicy, observer: &Observer) -> bool {
     match observer {
         Observer::Member(name) => policy.member(name).is_some(),
         Observer::Node(name) => policy.nodes.contains(name),
-        Observer::Arbiter => false,
+        Observer::Arbiter | Observer::Peer(_) => false,
     }
 }
 

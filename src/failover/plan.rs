@@ -115,6 +115,8 @@ const TRIES_UNCERTAIN: usize = 5;
 const TRIES_SEAL: usize = 12;
 /// In a switchover the drained primary waits meanwhile: it goes back at once.
 const TRIES_SEAL_DRAINED: usize = 1;
+/// Tries of catching up, with growing delays, where no other standby is fit, before a person is asked.
+const TRIES_CATCH_UP: usize = 6;
 /// Tries of a rejoin, with growing delays, before a person is asked.
 const TRIES_REJOIN: usize = 8;
 
@@ -124,7 +126,7 @@ impl SagaState {
             return Next::Wait;
         }
         match (self.kind, self.promoted) {
-            (SagaKind::Rejoin, _) => self.next_of_rejoin(world),
+            (SagaKind::Rejoin, _) => self.next_of_rejoin(policy, world),
             (SagaKind::Failover, None) => self.next_of_failover(policy, world),
             (SagaKind::Switchover, None) => self.next_of_switchover(policy, world),
             (_, Some(_)) => self.next_after_promotion(policy, world),
@@ -174,7 +176,16 @@ impl SagaState {
             return Next::Wait;
         }
         if catch_up.is_some_and(|act| !act.succeeded()) {
-            return self.other_candidate_or_hold(world, "it did not catch up", catch_up);
+            let next = self.other_candidate_or_hold(world, "it did not catch up", catch_up);
+            let is_ours = |a: &Action| matches!(a, Action::CatchUp { .. });
+            let failed_before = self.acts_of(is_ours, &self.candidate).count();
+            // To catch up is harmless, and the only standby may be on its way back.
+            return match next {
+                Next::Note(LogEntry::Held { .. }) if failed_before < TRIES_CATCH_UP => {
+                    Next::Run(vec![Start { failed_before, ..self.catch_up(None) }])
+                }
+                next => next,
+            };
         }
         match seal {
             Some(Attempt::Running) => return Next::Wait,
@@ -583,11 +594,14 @@ impl SagaState {
                 wanted.push((repoint.clone(), member));
             }
         }
-        for (level, method) in self.fences() {
-            // A fence that is still under way would fall on what was just let through.
+        let mut is_running = false;
+        for (level, method) in admitting(policy, &self.fences()) {
+            // A fence that is still under way, because another one of its level was proof enough, would fall on what was
+            // just let through; without its end, what it stopped is never let through.
             let fence = Action::Fence { level, method };
-            let is_ended = self.newest(|a| *a == fence, &self.old_primary).is_none_or(|act| act.result.is_some());
-            if is_ended && policy.failover.fence.get(level).and_then(|l| l.get(method)).is_some_and(|m| m.admits) {
+            if self.newest(|a| *a == fence, &self.old_primary).is_some_and(|act| act.result.is_none()) {
+                is_running = true;
+            } else {
                 wanted.push((Action::Admit { level, method }, &self.old_primary));
             }
         }
@@ -596,7 +610,6 @@ impl SagaState {
             wanted.push((rejoin, &self.old_primary));
         }
         let mut starts = Vec::new();
-        let mut is_running = false;
         for (action, member) in wanted {
             let tries: Vec<&Act> = self.acts_of(|a| *a == action, member).collect();
             match tries.last() {
@@ -623,7 +636,7 @@ impl SagaState {
         Next::Note(LogEntry::Followed { nodes: world.nodes_following.clone(), laggards })
     }
 
-    fn next_of_rejoin(&self, world: &World) -> Next {
+    fn next_of_rejoin(&self, policy: &ClusterPolicy, world: &World) -> Next {
         if let Some(reason) = &self.abort_requested {
             return Next::Note(LogEntry::Aborted { reason: reason.clone() });
         }
@@ -649,7 +662,15 @@ impl SagaState {
                         ),
                     });
                 }
-                _ => {
+                tried => {
+                    // What does not come back may not have been let through: the failover ended before its fence did, or
+                    // the agent was not heard then.
+                    if tried.is_some()
+                        && is_rejoin(&action)
+                        && let Some(next) = self.next_of_admissions(policy, world)
+                    {
+                        return next;
+                    }
                     let failed_before = tries.len();
                     return Next::Run(vec![Start { action, member: self.old_primary.clone(), failed_before }]);
                 }
@@ -670,6 +691,18 @@ impl SagaState {
         Next::Note(LogEntry::Resolved)
     }
 
+    /// Each fence that can is told once to let the member of a rejoin through; `None` when all were.
+    fn next_of_admissions(&self, policy: &ClusterPolicy, world: &World) -> Option<Next> {
+        let places = admitting(policy, &world.fences_to_lift);
+        let actions = places.into_iter().map(|(level, method)| Action::Admit { level, method });
+        let (tried, untried): (Vec<Action>, Vec<Action>) =
+            actions.partition(|action| self.newest(|a| a == action, &self.old_primary).is_some());
+        if !untried.is_empty() {
+            return Some(Next::Run(untried.into_iter().map(|action| self.start(action, &self.old_primary)).collect()));
+        }
+        tried.iter().any(|action| self.is_running(|a| a == action)).then_some(Next::Wait)
+    }
+
     fn start(&self, action: Action, member: &MemberName) -> Start {
         Start { action, member: member.clone(), failed_before: 0 }
     }
@@ -677,6 +710,14 @@ impl SagaState {
     fn is_running(&self, shape: impl Fn(&Action) -> bool) -> bool {
         self.acts.values().any(|act| act.result.is_none() && shape(&act.action))
     }
+}
+
+/// Those of the fences that let through whom the file names once the standby is promoted.
+fn admitting(policy: &ClusterPolicy, fences: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let admits = |(level, method): &(usize, usize)| {
+        policy.failover.fence.get(*level).and_then(|l| l.get(*method)).is_some_and(|m| m.admits)
+    };
+    fences.iter().copied().filter(admits).collect()
 }
 
 fn failure(act: &Act) -> String {

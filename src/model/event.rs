@@ -1,11 +1,14 @@
 //! What the engine is told. Past tense: it has happened.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     ActError, ClusterName, Command, Done, Epoch, FenceReport, MemberName, NodeName, Observation, Operator, Policy,
     StepToken, WallAnchor,
     edge::{FenceHealth, WriteAttempt},
+    record::{ClusterState, Recovered},
 };
 
 /// Something that happened. Every event is journalled before it is handled, so that replay, explain and the
@@ -69,6 +72,22 @@ pub enum Event {
         ok: bool,
         /// Why not.
         detail: String,
+    },
+    /// This arbiter leads: everything is as it stands in the store now, and incidents under way are taken up.
+    Leads {
+        /// What the store holds.
+        recovered: Box<Recovered>,
+        /// The largest epochs that this arbiter ever saw there.
+        seen: BTreeMap<ClusterName, Epoch>,
+    },
+    /// It does not lead: nothing more is done, and what was not durable yet is forgotten.
+    Follows {
+        /// Who does, or why nobody is known to.
+        reason: String,
+        /// The clusters as they stand in the store, if it could be read.
+        clusters: Option<Vec<ClusterState>>,
+        /// The largest epochs that this arbiter ever saw there.
+        seen: BTreeMap<ClusterName, Epoch>,
     },
     /// A new, valid policy was loaded.
     PolicyLoaded(Box<Policy>),

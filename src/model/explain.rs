@@ -167,6 +167,8 @@ pub enum Guard {
     Tilt,
     /// The arbiter hears too few others to know whether the trouble is its own.
     Isolated,
+    /// Another arbiter leads, or nobody is known to: this one only watches.
+    NotLeading,
     /// The store does not take intents.
     StoreLost,
     /// A failover was done too recently.
@@ -191,11 +193,12 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Paused,
         Self::HeldByRule,
         Self::Tilt,
         Self::Isolated,
+        Self::NotLeading,
         Self::StoreLost,
         Self::Cooldown,
         Self::Budget,
@@ -216,6 +219,7 @@ impl Guard {
             Self::HeldByRule => "held_by_rule",
             Self::Tilt => "tilt",
             Self::Isolated => "isolated",
+            Self::NotLeading => "not_leading",
             Self::StoreLost => "store_lost",
             Self::Cooldown => "cooldown",
             Self::Budget => "budget",

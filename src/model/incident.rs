@@ -88,6 +88,30 @@ impl Incident {
         matches!(self.state, IncidentState::Resolved | IncidentState::Aborted)
     }
 
+    /// Counts all its moments by another clock: that of a host which takes it up from another one. Moments of one host
+    /// mean nothing on another; what the two agree on is the wall clock, roughly.
+    pub fn move_to(&mut self, anchor: WallAnchor) {
+        let from = self.anchor;
+        let moved = |at: Time| {
+            let ago_ms = anchor.unix_ms.saturating_sub(from.unix_ms_at(at));
+            let ago = Duration::from_millis(ago_ms.unsigned_abs());
+            if ago_ms >= 0 { anchor.boot.before(ago) } else { anchor.boot + ago }
+        };
+        let each = |at: &mut Time| *at = moved(*at);
+        each(&mut self.opened);
+        self.closed.iter_mut().for_each(each);
+        self.timeline.iter_mut().for_each(|entry| each(&mut entry.at));
+        self.steps.iter_mut().for_each(|step| each(&mut step.started));
+        let outage = &mut self.outage;
+        outage.last_good.iter_mut().chain(&mut outage.first_new).for_each(each);
+        outage.following.iter_mut().for_each(|(_, at)| each(at));
+        if let Some(rejoin) = &mut self.rejoin {
+            rejoin.seen.iter_mut().chain(&mut rejoin.done).for_each(each);
+        }
+        self.acknowledged.iter_mut().for_each(|ack| each(&mut ack.at));
+        self.anchor = anchor;
+    }
+
     /// Adds a line to the story.
     pub fn tell(&mut self, at: Time, text: impl Into<String>) {
         self.timeline.push(TimelineEntry { at, text: text.into() });

@@ -21,6 +21,8 @@ pub enum Observer {
     Member(MemberName),
     /// A node that uses the service.
     Node(NodeName),
+    /// Another arbiter's probe, by that arbiter's name. Counted by `unreachable_by` only.
+    Peer(String),
 }
 
 impl fmt::Display for Observer {
@@ -29,6 +31,7 @@ impl fmt::Display for Observer {
             Self::Arbiter => f.pad("arbiter"),
             Self::Member(name) => name.fmt(f),
             Self::Node(name) => name.fmt(f),
+            Self::Peer(name) => f.pad(name),
         }
     }
 }

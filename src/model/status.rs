@@ -27,6 +27,39 @@ pub struct Status {
     pub store_lost: Option<String>,
     /// The clusters.
     pub clusters: Vec<ClusterStatus>,
+    /// All arbiters, where several share a store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arbiters: Option<Arbiters>,
+}
+
+/// Several arbiters, as one of them sees them in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Arbiters {
+    /// The one that answers.
+    pub me: String,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Those that live, and the one that was elected last; the newest first.
+    pub instances: Vec<ArbiterStatus>,
+}
+
+/// One of several arbiters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArbiterStatus {
+    /// Its name.
+    pub instance: String,
+    /// The number of its start, which is the epoch in which it leads if it is elected.
+    pub epoch: u64,
+    /// Whether its heartbeat is valid.
+    pub is_valid: bool,
+    /// Whether it was elected last.
+    pub is_leader: bool,
+    /// Where it answers, if it said so.
+    pub address: Option<String>,
+    /// How much older its heartbeat is than the newest one of all.
+    #[serde(with = "millis", rename = "heartbeat_ms")]
+    #[schemars(with = "f64")]
+    pub heartbeat: Duration,
 }
 
 /// One cluster.

@@ -1,5 +1,5 @@
 //! What several processes share through a database: a table of instances with heartbeats, the leader that is elected by
-//! it, and documents that change by compare-and-swap. One file per back-end, plus one line in [`AnyRegistry`].
+//! it, and documents that change by compare-and-swap. One file per back-end, plus one line in [`open`].
 //!
 //! The table is the published one (`id, instance, start_time, heartbeat`), which anyone may read: the live row with the
 //! smallest id leads, and a heartbeat that touches no row means that it lapsed: a new row is inserted, so that the
@@ -17,9 +17,29 @@
 //! [`RegistryError::NotLeader`], nothing was written; [`RegistryError::Failed`], nothing was written and nothing of it
 //! will appear later; [`RegistryError::Unknown`], it may have been, and whoever asked looks (`get`) before going on.
 //! Every call ends within the time-out of the back-end's options.
+//!
+//! A database that is restored from an older backup, or replaced by a replica that lagged, goes back: ids come again,
+//! versions too. A process that saw more than there is now gets [`RegistryError::Failed`] with "the database was set
+//! back" from every call, until it is started again. One that starts afterwards has seen nothing and notices nothing:
+//! who is given an epoch keeps the largest one himself, and refuses smaller ones.
 
 use async_trait::async_trait;
 use std::time::Duration;
+
+mod address;
+pub mod etcd;
+pub mod mongodb;
+mod names;
+mod open;
+pub mod redis;
+mod seen;
+mod sql;
+
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+pub(crate) mod sqlite;
+
+pub use open::{OpenError, Options, open};
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

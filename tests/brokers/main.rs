@@ -1,6 +1,6 @@
 //! Does a broker kind keep its contract against the real thing?
 //!
-//! Real `redis-server` processes on loopback, one test per promise of the trait: every answer is a fact or a failure
+//! Real `redis-server` and `coroner relay` processes on loopback, one test per promise of the trait: every answer is a fact or a failure
 //! under its own name, every act looks before and after, and everything ends by its deadline.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -10,6 +10,7 @@ mod redis_server;
 
 mod acts;
 mod asks;
+mod relay;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The demo, whole and in parts, on real Redis.
+//! The demo, whole and in parts, on the broker of this package and on real Redis.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -62,7 +62,8 @@ async fn call(port: u16, words: &[&str]) -> Option<String> {
 fn player(verb: &str, name: &str, a: u16, b: u16) -> (Guard, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coroner"));
     let map = format!("broker-a=127.0.0.1:{a},broker-b=127.0.0.1:{b}");
-    command.args([verb, "--name", name, "--cluster", "demo", "--redis", &map, "--until-stdin-ends"]);
+    command.args([verb, "--name", name, "--cluster", "demo", "--broker", "redis", "--member", &map]);
+    command.arg("--until-stdin-ends");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
     let mut guard = Guard(command.spawn().unwrap());
     let mut line = String::new();
@@ -116,9 +117,12 @@ async fn nodes_and_sender_follow_the_larger_epoch() {
 }
 
 /// Runs the demo in a directory of its own.
-fn demo(dir: &std::path::Path, fault: &str) -> serde_json::Value {
+fn demo(dir: &std::path::Path, broker: &str, fault: &str) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coroner"));
-    command.args(["demo", "-o", "json", "--fault", fault, "--keep", "stage"]).current_dir(dir).stdin(Stdio::null());
+    command
+        .args(["demo", "-o", "json", "--broker", broker, "--fault", fault, "--keep", "stage"])
+        .current_dir(dir)
+        .stdin(Stdio::null());
     let output = command.output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{fault}: {err}");
@@ -139,11 +143,11 @@ fn processes_with(word: &str) -> Vec<String> {
     found
 }
 
-#[test]
-fn every_fault_ends_with_one_primary_and_nothing_left_behind() {
-    for fault in ["kill", "freeze", "readonly", "partition"] {
+/// Plays all faults, looks at what is the same for every broker, and hands on the summaries.
+fn play_all(broker: &str) -> Vec<serde_json::Value> {
+    let play = |fault| {
         let dir = tempfile::tempdir().unwrap();
-        let summary = demo(dir.path(), fault);
+        let summary = demo(dir.path(), broker, fault);
         assert_eq!((&summary["primary"], &summary["epoch"]), (&"broker-b".into(), &2.into()), "{fault}: {summary}");
         for outage in summary["outages"].as_array().unwrap() {
             // A second of silence is allowed by the rules; on a busy machine it takes longer, but never for ever.
@@ -153,6 +157,25 @@ fn every_fault_ends_with_one_primary_and_nothing_left_behind() {
         let report = std::fs::read_to_string(dir.path().join("stage/report.md")).unwrap();
         assert!(report.contains("broker-a") && report.contains("broker-b"), "{fault}: {report}");
         assert_eq!(processes_with(dir.path().to_str().unwrap()), [""; 0], "{fault}");
+        summary
+    };
+    ["kill", "freeze", "readonly", "partition"].into_iter().map(play).collect()
+}
+
+#[test]
+fn every_fault_of_a_relay_ends_with_one_primary_and_nothing_lost_or_twice() {
+    for summary in play_all("relay") {
+        assert!(summary["acknowledged"].as_u64().is_some_and(|n| n > 50), "{summary}");
+        for none in ["lost", "undelivered", "twice", "out_of_order"] {
+            assert_eq!(summary[none], 0, "{none}: {summary}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_redis_ends_with_one_primary_and_nothing_left_behind() {
+    for summary in play_all("redis") {
+        assert_eq!((&summary["twice"], &summary["repeated"]), (&0.into(), &0.into()), "{summary}");
     }
 }
 
@@ -183,7 +206,8 @@ fn an_interrupted_demo_cleans_up() {
 #[test]
 fn a_machine_without_redis_is_told_how_to_get_it() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coroner"));
-    let output = command.arg("demo").env("PATH", "/nonexistent").stdin(Stdio::null()).output().unwrap();
+    let output =
+        command.args(["demo", "--broker", "redis"]).env("PATH", "/nonexistent").stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install redis-server"));
 }

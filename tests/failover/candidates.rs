@@ -309,3 +309,13 @@ fn without_nodes_that_report_it_ends_with_the_redirect() {
     assert!(incident.timeline.iter().any(|t| t.text == "no node reports whom it follows"));
     assert_eq!(bench.done.last().map(String::as_str), Some("redirect 0"));
 }
+
+/// Its agent died in the same moment as the primary, and is started again by its supervisor: nobody has to be called.
+#[test]
+fn the_only_standby_is_waited_for_while_it_does_not_answer() {
+    let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
+    bench.script("catch up b", &[Script::Refuse, Script::Unknown, Script::Refuse]);
+    bench.kill("a");
+    bench.run_until(secs(60), "b serves", |b| b.store.state().primary == Some("b".into()));
+    assert_eq!(count(&bench, "catch up b"), 4, "{:?}", bench.done);
+}

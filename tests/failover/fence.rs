@@ -342,3 +342,23 @@ fn the_arbiter_is_let_through_a_gate_only_after_the_promotion() {
         assert_eq!(admitted, if script == Script::Work { 1 } else { 3 }, "tried again, and not for ever");
     }
 }
+
+/// A gate is proof enough while the kill beside it is still under way. What the kill stops is let through only once it has
+/// ended, and the failover is not over before: else nobody would ever start it again.
+#[test]
+fn a_fence_that_ends_after_the_promotion_is_let_through_as_well() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence = vec![vec![method("gate", secs(5), Proof::Gate), method("kill", secs(5), Proof::Stopped)]];
+    for method in &mut cluster.failover.fence[0] {
+        (method.admits, method.is_by_agent) = (true, true);
+    }
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.default_script.insert("fence a 0.1".into(), Script::Slow(secs(3)));
+    bench.kill("a");
+    bench.run_until(secs(2), "b serves", |b| b.store.state().primary == Some("b".into()));
+    assert!(!bench.is_over(), "the kill is under way");
+    bench.run_until(secs(60), "it is over", Bench::is_over);
+    let place = |what: &str| bench.done.iter().position(|d| d == what).unwrap_or_else(|| panic!("no {what}"));
+    assert!(place("admit a 0.1") > place("fence a 0.1"), "{:?}", bench.done);
+    assert!(place("admit a 0.1") > place("promote b"), "{:?}", bench.done);
+}

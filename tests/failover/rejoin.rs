@@ -205,3 +205,20 @@ fn a_fence_that_the_file_no_longer_has_is_a_persons_to_lift() {
     bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
     assert_eq!(bench.done, ["rejoin a", "rejoin a", "unfence a 0.0"]);
 }
+
+/// Its agent was not heard after the promotion, so what it had stopped was never started again.
+#[test]
+fn a_member_that_was_not_let_through_is_let_through_before_the_next_try() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.fence[0][0].admits = true;
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.default_script.insert("admit a 0.0".into(), Script::Refuse);
+    bench.kill("a");
+    bench.run_until(secs(60), "b serves", |b| b.is_quiet() && b.store.state().primary == Some("b".into()));
+    bench.done.clear();
+    bench.default_script.clear();
+    bench.script("rejoin a", &[Script::Refuse]);
+    bench.revive("a");
+    bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    assert_eq!(bench.done, ["rejoin a", "admit a 0.0", "rejoin a", "unfence a 0.0"]);
+}

@@ -53,9 +53,10 @@ fn h16_a_flushed_table_is_restored_well_within_a_quarter_of_the_lease() {
             ms(median),
             ms(worst)
         );
-        // Half of a quarter of 200 ms. Most of it is the other program's, which holds the kernel's lock on the rules and
-        // needs a processor to let go of it: at worst, a busy machine says more about itself.
-        assert!(median < MS(25), "{all:?}");
+        // A quarter of a lease of one second. Most of it is the other program's, which holds the kernel's lock on the rules
+        // and needs a processor to let go of it: a busy machine says more about itself than about the gate, and with
+        // shorter leases the agent stops the broker when it comes too late. Alone on this machine it is 0.3 ms.
+        assert!(median < MS(250), "{all:?}");
         assert!(!lab.is_served(broker.v4()));
         gate.open_for(Duration::from_secs(5)).unwrap();
         assert!(lab.is_served(broker.v4()));

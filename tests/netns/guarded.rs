@@ -2,11 +2,14 @@
 
 use std::{thread::sleep, time::Duration};
 
+use nix::sys::signal::Signal;
+
 use crate::{
     checker::Findings,
-    lab::{Lab, Options},
+    lab::{Lab, Options, other},
     net::NODES,
     scenarios::one_at_a_time,
+    table::{Required, Row, observe, print},
 };
 
 const LEASE: Duration = Duration::from_millis(200);
@@ -83,114 +86,264 @@ fn neither_the_arbiters_death_nor_the_standbys_costs_service() {
     lab.findings().assert_clean();
 }
 
-#[test]
-fn p1_p5_p13_killed_frozen_and_powered_off() {
-    let _one = one_at_a_time();
-    let lab = Lab::new(&Options::agents());
-    let begun = lab.now();
-    lab.kill("m");
-    lab.moved("m", 1);
-    let killed = gap(&lab, begun);
-    lab.heal();
-    lab.whole();
-    let begun = lab.now();
-    lab.freeze("s");
-    lab.moved("s", 2);
-    let frozen = gap(&lab, begun);
-    lab.thaw("s");
-    lab.heal();
-    lab.whole();
-    // The power goes: nothing leaves the host any more, not even that its processes ended.
-    let begun = lab.now();
-    lab.net.isolate("m");
-    lab.kill("m");
-    lab.kill("agent-m");
-    lab.moved("m", 3);
-    let off = gap(&lab, begun);
-    lab.net.heal();
-    lab.start_agent("m");
-    lab.heal();
-    lab.whole();
-    println!("without an acknowledged write: killed {killed:?}, frozen {frozen:?}, powered off {off:?}");
-    lab.findings().assert_clean();
+/// A fault of a process, a host, a clock, a link or several at once.
+struct Fault {
+    /// By the names that the documents of failures use, and in words.
+    name: &'static str,
+    required: Required,
+    strike: fn(&Lab, &str),
+    /// Undoes what healing the lab does not.
+    mend: fn(&Lab, &str),
 }
 
-#[test]
-fn p18_an_agent_that_comes_back_finds_its_lease_and_nobody_moves() {
-    let _one = one_at_a_time();
-    let lab = Lab::new(&Options::agents());
-    let before = lab.status().epoch;
-    let begun = lab.now();
-    lab.kill("agent-m");
-    lab.start_agent("m");
-    sleep(Duration::from_secs(2));
-    println!("an agent killed and started at once: {:?} without an acknowledged write", gap(&lab, begun));
-    lab.whole();
-    assert_eq!(lab.status().epoch, before, "{}", lab.story());
-    lab.findings().assert_clean();
+fn agent(member: &str) -> String {
+    format!("agent-{member}")
 }
 
-#[test]
-fn h16_a_flushed_ruleset_is_restored() {
-    let _one = one_at_a_time();
-    let lab = Lab::new(&Options::agents());
-    for _ in 0..5 {
-        lab.net.nft("m", "flush ruleset\n");
-        lab.until_within("the table is back", Duration::from_secs(2), || {
-            lab.net.list_tables("m").contains("coroner_gate_lab_m")
-        });
-        sleep(Duration::from_millis(200));
-    }
-    // It is a gate again: shut, once nobody renews.
-    lab.freeze("agent-m");
-    lab.moved("m", 1);
-    lab.thaw("agent-m");
-    lab.whole();
-    lab.findings().assert_clean();
+/// Nothing leaves the host any more, not even that its processes ended.
+fn cut_power(lab: &Lab, member: &str) {
+    lab.net.isolate(member);
+    lab.kill(member);
+    lab.kill(&agent(member));
 }
 
+fn freeze_host(lab: &Lab, member: &str) {
+    lab.freeze(&agent(member));
+    lab.freeze(member);
+}
+
+/// For how long, at least, somebody else is waited for before a frozen one goes on.
+const REPLACED: Duration = Duration::from_secs(20);
+
+fn until_replaced(lab: &Lab, member: &str) {
+    lab.until_within("it is replaced", REPLACED, || {
+        lab.try_status().is_some_and(|s| s.primary.as_ref().is_some_and(|p| p.as_str() != member))
+    });
+}
+
+fn nothing(_: &Lab, _: &str) {}
+
+fn start_agent(lab: &Lab, member: &str) {
+    lab.start_agent(member);
+}
+
+const FAULTS: &[Fault] = &[
+    Fault { name: "P1: killed", required: Required::Failover, strike: |lab, m| lab.kill(m), mend: nothing },
+    Fault {
+        name: "P2: crashes, with its report",
+        required: Required::Failover,
+        strike: |lab, m| lab.signal(m, Signal::SIGSEGV),
+        mend: nothing,
+    },
+    Fault {
+        name: "P5: frozen for 150 ms",
+        required: Required::Hold,
+        strike: |lab, m| {
+            lab.freeze(m);
+            sleep(Duration::from_millis(150));
+            lab.thaw(m);
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "P5, P6: hangs while its agent is well, wakes up after the promotion",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.freeze(m);
+            until_replaced(lab, m);
+            lab.thaw(m);
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "P8, P9: answers, and takes no writes",
+        required: Required::Switchover,
+        strike: |lab, m| drop(lab.ask(m, &["CONFIG", "SET", "min-replicas-to-write", "5"])),
+        mend: nothing,
+    },
+    Fault {
+        name: "P13, H6: its host loses power, which no fence can confirm",
+        required: Required::Failover,
+        strike: cut_power,
+        mend: start_agent,
+    },
+    Fault {
+        name: "P16: its host is paused, and goes on after the promotion",
+        required: Required::Failover,
+        strike: |lab, m| {
+            freeze_host(lab, m);
+            until_replaced(lab, m);
+            lab.thaw(m);
+            lab.thaw(&agent(m));
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "P17, P18: its agent is killed and comes back at once",
+        required: Required::Hold,
+        strike: |lab, m| {
+            lab.kill(&agent(m));
+            lab.start_agent(m);
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "P18: its agent is killed and does not come back",
+        required: Required::Failover,
+        strike: |lab, m| lab.kill(&agent(m)),
+        mend: start_agent,
+    },
+    Fault {
+        name: "P19: the standby and its agent are killed",
+        required: Required::Hold,
+        strike: |lab, m| {
+            lab.kill(other(m));
+            lab.kill(&agent(other(m)));
+        },
+        mend: |lab, m| lab.start_agent(other(m)),
+    },
+    Fault {
+        name: "A10: the arbiter is killed and does not come back",
+        required: Required::Hold,
+        strike: |lab, _| lab.kill("a"),
+        mend: nothing,
+    },
+    Fault {
+        name: "A11, C3: the arbiter is paused for two seconds",
+        required: Required::Hold,
+        strike: |lab, _| {
+            lab.freeze("a");
+            sleep(Duration::from_secs(2));
+            lab.thaw("a");
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "H16: its ruleset is flushed, five times",
+        required: Required::Hold,
+        strike: |lab, m| {
+            for _ in 0..5 {
+                lab.net.nft(m, "flush ruleset\n");
+                lab.until_within("the table is back", Duration::from_secs(5), || {
+                    lab.net.list_tables(m).contains("coroner_gate_lab_")
+                });
+            }
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "H16: its ruleset is flushed, and then nobody renews",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.net.nft(m, "flush ruleset\n");
+            lab.until_within("the table is back", Duration::from_secs(5), || {
+                lab.net.list_tables(m).contains("coroner_gate_lab_")
+            });
+            lab.freeze(&agent(m));
+            until_replaced(lab, m);
+            lab.thaw(&agent(m));
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "G39: a tenth of all packets of its host are lost",
+        required: Required::Hold,
+        strike: |lab, m| lab.net.lose(m, 10),
+        mend: nothing,
+    },
+    Fault {
+        name: "G41: the links to the arbiter and to the standby flap",
+        required: Required::Hold,
+        strike: |lab, m| {
+            for _ in 0..8 {
+                lab.net.cut(m, "a");
+                lab.net.cut(m, other(m));
+                sleep(Duration::from_millis(120));
+                lab.net.heal();
+                sleep(Duration::from_millis(120));
+            }
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "killed, while a tenth of its packets are lost",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.net.lose(m, 10);
+            lab.kill(m);
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "killed together with the arbiter, which comes back",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.kill(m);
+            lab.kill("a");
+            sleep(Duration::from_millis(700));
+            lab.start_arbiter();
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "its host and the arbiter's lose power: the standby does not promote itself",
+        required: Required::SelfFence,
+        strike: |lab, m| {
+            cut_power(lab, m);
+            lab.kill("a");
+        },
+        mend: start_agent,
+    },
+    Fault {
+        name: "killed together with the standby's agent: nobody could hold the lease",
+        required: Required::SelfFence,
+        strike: |lab, m| {
+            lab.kill(&agent(other(m)));
+            lab.kill(m);
+        },
+        mend: |lab, m| lab.start_agent(other(m)),
+    },
+    Fault {
+        name: "frozen and cut off from the arbiter, healed after the promotion",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.freeze(m);
+            lab.net.cut(m, "a");
+            until_replaced(lab, m);
+            lab.thaw(m);
+        },
+        mend: nothing,
+    },
+    Fault {
+        name: "the members lose each other, then its host loses power",
+        required: Required::Failover,
+        strike: |lab, m| {
+            lab.net.cut(m, other(m));
+            sleep(Duration::from_millis(500));
+            cut_power(lab, m);
+        },
+        mend: start_agent,
+    },
+];
+
+/// `CORONER_LAB_TABLE=FILE` writes the table; `CORONER_LAB_ONLY=P1` runs those whose names hold that.
 #[test]
-fn double_faults() {
+fn every_fault_has_the_required_outcome() {
     let _one = one_at_a_time();
+    let only = std::env::var("CORONER_LAB_ONLY").unwrap_or_default();
     let lab = Lab::new(&Options::agents());
-    // The primary dies and the arbiter with it.
-    lab.kill("m");
-    lab.kill("a");
-    sleep(Duration::from_millis(700));
-    lab.start_arbiter();
-    lab.moved("m", 1);
-    lab.heal();
-    lab.whole();
-    // The primary dies and the standby's agent with it: nobody could hold the lease. It comes back.
-    let epoch = lab.status().epoch.0;
-    lab.kill("agent-m");
-    lab.kill("s");
-    sleep(Duration::from_millis(1_500));
-    assert_eq!(lab.status().epoch.0, epoch, "nobody is fit: {}", lab.story());
-    lab.start_agent("m");
-    lab.moved("s", epoch);
-    lab.heal();
-    lab.whole();
-    // Frozen, and cut off from the arbiter; thawed and healed after the promotion.
-    let epoch = lab.status().epoch.0;
-    lab.freeze("m");
-    lab.net.cut("m", "a");
-    lab.moved("m", epoch);
-    lab.thaw("m");
-    lab.net.heal();
-    lab.heal();
-    lab.whole();
-    // The two members lose each other, and the fence fails with the primary's power.
-    let epoch = lab.status().epoch.0;
-    lab.net.cut("m", "s");
-    sleep(Duration::from_millis(500));
-    lab.net.isolate("s");
-    lab.kill("s");
-    lab.kill("agent-s");
-    lab.moved("s", epoch);
-    lab.net.heal();
-    lab.start_agent("s");
-    lab.heal();
-    lab.whole();
-    lab.findings().assert_clean();
+    let rows: Vec<Row> = FAULTS
+        .iter()
+        .filter(|fault| fault.name.contains(&only))
+        .map(|fault| {
+            let kind = (fault.name, fault.required, false);
+            observe(&lab, kind, |primary| (fault.strike)(&lab, primary), |primary| (fault.mend)(&lab, primary))
+        })
+        .collect();
+    assert!(!rows.is_empty(), "no fault is called {only:?}");
+    let found = lab.findings();
+    print(&rows, &found, "fault", "CORONER_LAB_TABLE");
+    found.assert_clean();
+    let differ: Vec<&str> = rows.iter().filter(|row| !row.is_as_required).map(|row| row.name.as_str()).collect();
+    assert!(differ.is_empty(), "these faults did not have the required outcome: {differ:?}");
 }

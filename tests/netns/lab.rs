@@ -268,7 +268,7 @@ impl Lab {
         self.signal(name, Signal::SIGCONT);
     }
 
-    fn signal(&self, name: &str, signal: Signal) {
+    pub(crate) fn signal(&self, name: &str, signal: Signal) {
         if let Some(process) = self.processes.borrow().get(name) {
             process.signal(signal);
         }
@@ -388,7 +388,7 @@ impl Lab {
         (status == 200).then(|| serde_json::from_str(&body).ok())?
     }
 
-    fn try_status(&self) -> Option<ClusterStatus> {
+    pub(crate) fn try_status(&self) -> Option<ClusterStatus> {
         let status: Status = serde_json::from_value(self.get("/v1/status")?).unwrap();
         status.clusters.into_iter().next()
     }

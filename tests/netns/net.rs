@@ -55,7 +55,8 @@ impl Net {
         net.nft(
             "b",
             "table bridge lab {\n set cut { type ipv4_addr . ipv4_addr; }\n chain forward { type filter hook forward \
-             priority 0; policy accept; ip saddr . ip daddr @cut drop; }\n}\n",
+             priority 0; policy accept; ip saddr . ip daddr @cut drop; }\n \
+             chain loss { type filter hook forward priority 1; policy accept; }\n}\n",
         );
         net
     }
@@ -110,9 +111,21 @@ impl Net {
         }
     }
 
+    /// Of what comes to a host, so many packets in a hundred are lost, and as many of what goes out.
+    pub(crate) fn lose(&self, host: &str, percent: u32) {
+        let address = address(host);
+        self.nft(
+            "b",
+            &format!(
+                "add rule bridge lab loss ip daddr {address} numgen random mod 100 < {percent} drop\n\
+                 add rule bridge lab loss ip saddr {address} numgen random mod 100 < {percent} drop\n"
+            ),
+        );
+    }
+
     /// Everybody reaches everybody again.
     pub(crate) fn heal(&self) {
-        self.nft("b", "flush set bridge lab cut\n");
+        self.nft("b", "flush set bridge lab cut\nflush chain bridge lab loss\n");
     }
 }
 

@@ -137,9 +137,18 @@ impl Machine {
         self.ok(&["systemctl", "show", "--value", "--property", name, unit])
     }
 
-    /// The journal of a unit, for messages of failed tests.
+    /// The journal of a unit with what its lines carry, for messages of failed tests.
     pub(crate) fn journal(&self, unit: &str) -> String {
-        self.run(&["journalctl", "--no-pager", "--output=cat", "--unit", unit]).out
+        let json = self.run(&["journalctl", "--no-pager", "--output=json", "--unit", unit]).out;
+        let line = |line: &str| {
+            let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+            let at = entry["__REALTIME_TIMESTAMP"].as_str().and_then(|us| us.parse::<u64>().ok()).unwrap_or_default();
+            let fields = entry.as_object()?.iter().filter(|(key, _)| key.starts_with("F_"));
+            let fields: String = fields.map(|(key, value)| format!(" {key}={value}")).collect();
+            let (s, ms) = (at / 1_000_000 % 1_000, at / 1_000 % 1_000);
+            Some(format!("{s:03}.{ms:03} {}{fields}\n", entry["MESSAGE"].as_str().unwrap_or("(no text)")))
+        };
+        json.lines().filter_map(line).collect()
     }
 
     /// A path inside, as this host sees it.

@@ -7,7 +7,9 @@
 #![expect(clippy::unwrap_used, reason = "a test says by a panic that something is not as it must be")]
 
 mod crash;
+mod memory;
 mod samples;
+mod shared;
 mod sqlite;
 mod suite;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use coroner::store::{
     Store,
+    shared::SharedStore,
     sqlite::{Bounds, SqliteStore},
 };
 
@@ -43,6 +46,31 @@ impl Sqlite {
 impl Backend for Sqlite {
     async fn open(&self) -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(self.path(), Bounds { observations: 5_000, ..Bounds::default() }).await.unwrap())
+    }
+}
+
+/// A registry in memory, with a local file in a directory of its own.
+struct Shared {
+    registry: memory::Memory,
+    dir: tempfile::TempDir,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let registry = memory::Memory::default();
+        registry.appoint(1);
+        Self { registry, dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+}
+
+#[async_trait]
+impl Backend for Shared {
+    async fn open(&self) -> Arc<dyn Store> {
+        let bounds = Bounds { observations: 5_000, ..Bounds::default() };
+        let local = SqliteStore::open(self.dir.path().join("local.db"), bounds).await.unwrap();
+        let store = SharedStore::new(Arc::new(self.registry.clone()), local, "arbiters", 1_000);
+        store.lead(Some(1));
+        Arc::new(store)
     }
 }
 
@@ -82,3 +110,4 @@ macro_rules! contract {
 }
 
 contract!(sqlite_contract: Sqlite::new());
+contract!(shared_contract: Shared::new());

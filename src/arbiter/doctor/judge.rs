@@ -663,7 +663,7 @@ impl About<'_> {
         }
         for GuardState { guard, reason, .. } in self.status.blocking.iter().filter(|state| state.blocks) {
             let level = match guard {
-                Guard::Approval => Level::Ok,
+                Guard::Approval | Guard::NotLeading => Level::Ok,
                 Guard::Paused | Guard::HeldByRule | Guard::Cooldown | Guard::Budget | Guard::Busy => Level::Warn,
                 _ => Level::Fail,
             };

@@ -1,7 +1,6 @@
 //! Promotion, following, catching up. Each looks, acts if needed, and looks again.
 
 use std::{
-    future::Future,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -9,46 +8,17 @@ use std::{
 use redis::cmd;
 use tokio::time::{sleep, timeout};
 
-use super::{Connection, Info, RedisBroker, fence::MinReplicas, replication, tail::Tail};
+use super::{
+    super::act::{Why, act},
+    Connection, Info, RedisBroker,
+    fence::MinReplicas,
+    replication,
+    tail::Tail,
+};
 use crate::model::{ActError, Done, Epoch, Failure, FailureKind, Order, Role, Target, time::human};
 
 /// Between two looks at one instance, on one connection.
 const POLL: Duration = Duration::from_millis(5);
-
-/// Why an act did not go on.
-pub(super) struct Why(String);
-
-impl From<Failure> for Why {
-    fn from(failure: Failure) -> Self {
-        Self(failure.to_string())
-    }
-}
-
-impl From<String> for Why {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-/// Bounds an act in time, and says of its failure whether it may have happened: `touched` is set before the first
-/// command that changes anything.
-pub(super) async fn act(
-    attempted: &str,
-    deadline: Duration,
-    touched: &AtomicBool,
-    work: impl Future<Output = Result<Done, Why>>,
-) -> Result<Done, ActError> {
-    let why = match timeout(deadline, work).await {
-        Ok(Ok(done)) => return Ok(done),
-        Ok(Err(Why(why))) => why,
-        Err(_) => format!("it was not done within {}", human(deadline)),
-    };
-    Err(if touched.load(Ordering::Relaxed) {
-        ActError::uncertain(attempted, why)
-    } else {
-        ActError::nothing_done(attempted, why)
-    })
-}
 
 impl RedisBroker {
     pub(super) async fn make_primary(&self, order: &Order, deadline: Duration) -> Result<Done, ActError> {

@@ -16,7 +16,7 @@ use std::{
 use redis::cmd;
 use tokio::time::timeout;
 
-use super::{Connection, RedisBroker, acts::act, text};
+use super::{super::act::act, Connection, RedisBroker, text};
 use crate::model::{
     ActError, Done, Failure, FailureKind, FenceReport, Order, Proof, WriteAttempt, WriteOutcome, time::human,
 };

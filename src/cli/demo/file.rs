@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
+use super::kind::Words;
+
 /// What the file is made of.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
@@ -13,6 +15,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) nodes: &'a [(String, String)],
     /// The name of the server's executable.
     pub(crate) executable: &'a str,
+    /// What the broker's kind says.
+    pub(crate) words: Words,
 }
 
 /// The file's text.
@@ -40,9 +44,13 @@ pub(crate) fn yaml(plan: &Plan<'_>) -> String {
         .replace("@NODES@", nodes.trim_end())
         .replace("@PID_FILE@", &in_dir("{member}.pid"))
         .replace("@EXECUTABLE@", plan.executable)
+        .replace("@TITLE@", plan.words.title)
+        .replace("@BROKER@", plan.words.broker)
+        .replace("@MAX_LOSS@", plan.words.max_loss)
+        .replace("@REJOIN@", plan.words.rejoin)
 }
 
-const TEMPLATE: &str = r#"# Made by `coroner demo`: one Redis pair on one machine, three nodes, a sender.
+const TEMPLATE: &str = r#"# Made by `coroner demo`: @TITLE@.
 # The silences are short, so that the demo is. On a network, allow seconds.
 
 arbiter:
@@ -56,7 +64,7 @@ arbiter:
 clusters:
   demo:
     mode: auto                     # shadow: judge and tell. manual: act once a person approved. auto: act.
-    broker: { redis: {} }
+    broker: @BROKER@
     members:
 @MEMBERS@
     # The ones for whom the service exists. They say what reaches them, and take notices at their address.
@@ -115,45 +123,50 @@ clusters:
         - signal: { pid_file: @PID_FILE@, executable: @EXECUTABLE@, supervisor: none }
           deadline: 2s
       catch_up: { within: 2s }
-      max_loss: { bytes: 65536 }   # Redis replicates asynchronously: what is on its way may be lost.
+      max_loss: @MAX_LOSS@
       redirect:
         - http: { path: /primary }
           deadline: 2s
       redirect_within: 5s
-      rejoin: follow               # an old primary that comes back becomes the standby
+      rejoin: follow               # @REJOIN@
       cooldown: 1m
 "#;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::kind::Broker, *};
     use crate::config;
 
     #[test]
-    fn the_file_is_right_whatever_the_directory_is_called() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("a \"b\" ü");
-        std::fs::create_dir(&dir).unwrap();
-        let nodes = ["node-1", "node-2", "node-3", "sender"].map(|name| (name.to_owned(), "127.0.0.1:9001".to_owned()));
-        for (name, _) in &nodes {
-            std::fs::write(dir.join(format!("{name}.token")), format!("a-long-token-of-{name}-0123456789\n")).unwrap();
+    fn the_file_is_right_whatever_the_directory_is_called_and_the_broker() {
+        for broker in [Broker::Relay, Broker::Redis] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().join("a \"b\" ü");
+            std::fs::create_dir(&dir).unwrap();
+            let nodes =
+                ["node-1", "node-2", "node-3", "sender"].map(|name| (name.to_owned(), "127.0.0.1:9001".to_owned()));
+            for (name, _) in &nodes {
+                std::fs::write(dir.join(format!("{name}.token")), format!("a-long-token-of-{name}-0123456789\n"))
+                    .unwrap();
+            }
+            let plan = Plan {
+                dir: &dir,
+                socket: &dir.join("coroner.sock"),
+                http: "127.0.0.1:7400".parse().unwrap(),
+                members: &[("broker-a", "127.0.0.1:1".parse().unwrap()), ("broker-b", "127.0.0.1:2".parse().unwrap())],
+                nodes: &nodes,
+                executable: "server",
+                words: broker.kind().words(),
+            };
+            let path = dir.join("coroner.yaml");
+            std::fs::write(&path, yaml(&plan)).unwrap();
+            let config = config::load(&path).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            assert_eq!(config.warnings, [""; 0]);
+            let acting: Vec<_> = config::lint::lint(&config)
+                .into_iter()
+                .filter(|f| f.kind == config::lint::FindingKind::FiresWhenIsolated)
+                .collect();
+            assert_eq!(acting, [], "an example must not teach a rule that kills when only the arbiter is cut off");
         }
-        let plan = Plan {
-            dir: &dir,
-            socket: &dir.join("coroner.sock"),
-            http: "127.0.0.1:7400".parse().unwrap(),
-            members: &[("broker-a", "127.0.0.1:1".parse().unwrap()), ("broker-b", "127.0.0.1:2".parse().unwrap())],
-            nodes: &nodes,
-            executable: "redis-server",
-        };
-        let path = dir.join("coroner.yaml");
-        std::fs::write(&path, yaml(&plan)).unwrap();
-        let config = config::load(&path).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        assert_eq!(config.warnings, [""; 0]);
-        let acting: Vec<_> = config::lint::lint(&config)
-            .into_iter()
-            .filter(|f| f.kind == config::lint::FindingKind::FiresWhenIsolated)
-            .collect();
-        assert_eq!(acting, [], "an example must not teach a rule that kills when only the arbiter is cut off");
     }
 }

@@ -1,7 +1,7 @@
 //! `coroner demo`: a real failover on this machine, from the fault to the rejoined standby, in under a minute.
 //!
-//! Everything is a process of its own, on loopback and free ports: a Redis primary and standby, three nodes, a
-//! sender, the arbiter. What the demo itself does is to start and stop them, to inject the fault, and to tell what it
+//! Everything is a process of its own, on loopback and free ports: a primary and a standby (of the broker of this package,
+//! or of Redis: [`kind`]), three nodes, a sender, the arbiter. What the demo itself does is to start and stop them, to inject the fault, and to tell what it
 //! sees; it never helps the arbiter.
 
 use std::{path::PathBuf, time::Duration};
@@ -17,17 +17,18 @@ use super::{
     exit::{Code, Exit, Failure},
 };
 
-mod broker;
 mod cable;
 mod file;
-mod follow;
+pub(super) mod follow;
 mod gaps;
+mod kind;
 mod link;
 pub mod node;
-mod process;
+pub(super) mod process;
+mod ranges;
 pub mod sender;
-mod server;
-mod stage;
+pub(super) mod server;
+pub(super) mod stage;
 mod story;
 
 /// Show a failover on this machine.
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// What happens to the primary.
     #[arg(long, value_enum, default_value_t = Fault::Kill)]
     fault: Fault,
+    /// Which broker plays.
+    #[arg(long, value_enum, default_value_t)]
+    broker: kind::Broker,
     /// Work in this directory and keep it: configuration, logs, store, report.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -51,9 +55,10 @@ enum Fault {
     Kill,
     /// SIGSTOP: it keeps its connections and answers nobody.
     Freeze,
-    /// Its memory is full: it answers, reads, and refuses writes.
+    /// It answers, and refuses writes: a full memory (Redis), the read-only flag (relay).
     Readonly,
-    /// Its cable is cut: neither the nodes, nor the standby, nor the arbiter reach it; it runs on.
+    /// Its cable is cut: neither the nodes, nor the standby, nor the arbiter reach it; it runs on. (A relay keeps the
+    /// storage.)
     Partition,
 }
 

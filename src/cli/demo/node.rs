@@ -1,29 +1,23 @@
 //! `coroner demo-node`: a node that receives the service's messages, follows the primary, and tells the arbiter what
 //! reaches it. Small, and complete: it is what an operator's own nodes have to do.
 //!
-//! - It reads the stream `demo:messages` at the primary it follows, from the last message it has seen.
+//! - It receives at the primary that it follows, from the last message it has seen.
 //! - It reports every 200 ms: messages so far, age of the last one, whom it follows in which epoch.
 //! - It acknowledges the canaries that reach it.
 //! - It takes notices at `POST /primary`, refuses those with a smaller epoch (409), and asks the arbiter as well.
 //! - It shows its own counters at `GET /state`.
 
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
 };
 
-use futures::StreamExt as _;
-use redis::{RedisResult, Value, cmd};
-use serde::{Deserialize, Serialize};
-use tokio::{sync::oneshot, time::sleep};
-
 use super::{
-    broker::{STREAM, messages_of_xread, open},
     follow::{Follower, Following, listen},
-    gaps::Arrived,
+    kind::{At, Broker, Inbox, Received},
     link::Link,
 };
 use crate::{
@@ -37,9 +31,6 @@ use crate::{
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The pub/sub channel of the canary.
-    #[arg(long, default_value = "coroner:canary")]
-    canary_channel: String,
 }
 
 /// What nodes and the sender have in common.
@@ -62,8 +53,11 @@ pub(crate) struct Common {
     pub(crate) signal: Option<String>,
     /// A member's address as this node reaches it; may be repeated. The first one is followed until somebody says
     /// who is primary.
-    #[arg(long = "redis", value_name = "MEMBER=HOST:PORT", value_parser = pair, value_delimiter = ',')]
-    pub(crate) redis: Vec<(String, String)>,
+    #[arg(long = "member", value_name = "MEMBER=HOST:PORT", value_parser = pair, value_delimiter = ',')]
+    pub(crate) members: Vec<(String, String)>,
+    /// What the members are.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) broker: Broker,
     /// Where to take notices. Port 0: any free one; the address is the first line on standard output.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
     pub(crate) listen: SocketAddr,
@@ -85,8 +79,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl Common {
     /// Whom to follow: the first member until somebody says who is primary.
     pub(crate) fn follower(&self) -> Follower {
-        let follower = Follower::new(self.redis.iter().cloned().collect::<BTreeMap<_, _>>());
-        if let Some((name, address)) = self.redis.first() {
+        let follower = Follower::new(self.members.iter().cloned().collect::<BTreeMap<_, _>>());
+        if let Some((name, address)) = self.members.first() {
             follower.offer(crate::model::Epoch::ZERO, name, Some(address));
         }
         follower
@@ -149,63 +143,48 @@ pub(crate) struct NodeState {
     pub(crate) node: String,
     /// Whom it follows.
     pub(crate) following: Following,
-    /// What arrived.
-    pub(crate) arrived: Arrived,
-    /// What arrived in the epoch that it follows now.
-    pub(crate) in_epoch: u64,
-    /// The largest number among the messages.
-    pub(crate) largest: u64,
+    /// What it got.
+    #[serde(flatten)]
+    pub(crate) received: Received,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    arrived: Arrived,
-    in_epoch: u64,
-    largest: u64,
-    last_id: Option<String>,
-}
-
-type Shared = Arc<Mutex<Counters>>;
-
-/// A panic while it was held leaves whole numbers behind; they are used on.
-fn lock(shared: &Shared) -> MutexGuard<'_, Counters> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Canaries that wait to be acknowledged. They come one a second or so.
+const CANARIES: usize = 16;
 
 pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let common = args.common;
     let (follower, link) = (common.follower(), common.link()?);
-    let shared = Shared::default();
+    let (canaries, mut came) = mpsc::channel(CANARIES);
+    let inbox = Arc::new(Inbox::new(canaries));
     let state = {
-        let (shared, follower, node) = (Arc::clone(&shared), follower.clone(), common.name.clone());
-        move || {
-            let counters = lock(&shared);
-            NodeState {
-                node: node.clone(),
-                following: follower.current(),
-                arrived: counters.arrived.clone(),
-                in_epoch: counters.in_epoch,
-                largest: counters.largest,
-            }
-        }
+        let (inbox, follower, node) = (Arc::clone(&inbox), follower.clone(), common.name.clone());
+        move || NodeState { node: node.clone(), following: follower.current(), received: inbox.lock().clone() }
     };
     let (address, serve) = listen(common.listen, follower.clone(), state).await?;
     common.announce(address)?;
     let arrivals = || {
-        let (following, counters) = (follower.current(), lock(&shared));
+        let (following, received) = (follower.current(), inbox.lock());
         Arrivals {
-            received: counters.arrived.count,
-            last_age: counters.arrived.last.map(|last| now().since(last)),
+            received: received.arrived.count,
+            last_age: received.heard.map(|last| now().since(last)),
             attempted: None,
             acknowledged: None,
             primary: following.primary,
             epoch: following.epoch,
         }
     };
+    let acknowledge_canaries = async {
+        while let Some(id) = came.recv().await {
+            if let Some(link) = &link {
+                // A canary that is not acknowledged counts as failed; the next one comes soon.
+                let _ = link.canary(&id).await;
+            }
+        }
+    };
     tokio::select! {
         () = serve => {}
-        () = read(&follower, &shared) => {}
-        () = answer_canaries(&follower, link.as_ref(), &args.canary_channel) => {}
+        () = receive(&common, &follower, &inbox) => {}
+        () = acknowledge_canaries => {}
         () = common.report(link.clone(), arrivals) => {}
         () = ask(&follower, link.clone()) => {}
         () = common.until_the_end() => {}
@@ -221,87 +200,36 @@ pub(crate) async fn ask(follower: &Follower, link: Option<Link>) {
     }
 }
 
-async fn read(follower: &Follower, shared: &Shared) {
+/// Receives at whoever is primary, through errors, without end.
+async fn receive(common: &Common, follower: &Follower, inbox: &Inbox) {
+    let mut receiver = common.broker.kind().receiver(&common.name);
     let mut following = follower.watch();
+    let mut told = None;
     loop {
         let at = following.borrow_and_update().clone();
-        lock(shared).in_epoch = 0;
+        inbox.lock().in_epoch = 0;
         let Some(address) = at.address.clone() else {
             if following.changed().await.is_err() {
                 return;
             }
             continue;
         };
+        let through_errors = async {
+            loop {
+                // Whatever the error is, there is one answer to it: try again, soon, at whom we follow then.
+                let error = receiver.receive(At { address: &address, epoch: at.epoch.0 }, inbox).await;
+                if told.as_ref() != Some(&error) {
+                    let _ = writeln!(std::io::stderr(), "{}: receiving at {address} ended: {error}", common.name);
+                    told = Some(error);
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
         // Whoever hangs on a connection to the old primary hears of the new one all the same.
         let moved = async { while following.changed().await.is_ok() && *following.borrow() == at {} };
         tokio::select! {
             () = moved => {}
-            () = read_from(&address, shared) => {}
+            () = through_errors => {}
         }
     }
-}
-
-/// Reads at one primary, through errors, without end.
-async fn read_from(address: &str, shared: &Shared) {
-    loop {
-        // Whatever the error is, there is one answer to it: try again, soon, at whom we follow then.
-        let _ = read_once(address, shared).await;
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn read_once(address: &str, shared: &Shared) -> RedisResult<()> {
-    let mut connection = open(address, Duration::from_secs(2)).await?;
-    loop {
-        // A node that starts reads from the end: what was before is not its business.
-        let from = lock(shared).last_id.clone();
-        let mut xread = cmd("XREAD");
-        xread
-            .arg("COUNT")
-            .arg(1_000)
-            .arg("BLOCK")
-            .arg(500)
-            .arg("STREAMS")
-            .arg(STREAM)
-            .arg(from.as_deref().unwrap_or("$"));
-        let answer: Value = xread.query_async(&mut connection).await?;
-        let messages = messages_of_xread(&answer);
-        let Some(last) = messages.last() else { continue };
-        let mut counters = lock(shared);
-        let count = messages.len() as u64;
-        counters.arrived.note(now(), count);
-        counters.in_epoch += count;
-        counters.largest = messages.iter().map(|m| m.number).max().unwrap_or(0).max(counters.largest);
-        counters.last_id = Some(last.id.clone());
-    }
-}
-
-async fn answer_canaries(follower: &Follower, link: Option<&Link>, channel: &str) {
-    let Some(link) = link else { return std::future::pending().await };
-    let mut following = follower.watch();
-    loop {
-        let at = following.borrow_and_update().clone();
-        let listen = async {
-            if let Some(address) = &at.address {
-                let _ = answer_canaries_at(address, link, channel).await;
-            }
-            sleep(Duration::from_millis(100)).await;
-        };
-        tokio::select! {
-            changed = following.changed() => if changed.is_err() { return },
-            () = listen => {}
-        }
-    }
-}
-
-async fn answer_canaries_at(address: &str, link: &Link, channel: &str) -> RedisResult<()> {
-    let mut pubsub = redis::Client::open(format!("redis://{address}"))?.get_async_pubsub().await?;
-    pubsub.subscribe(channel).await?;
-    let mut messages = pubsub.on_message();
-    while let Some(message) = messages.next().await {
-        let id: String = message.get_payload()?;
-        // A canary that is not acknowledged counts as failed; the next one comes soon.
-        let _ = link.canary(&id).await;
-    }
-    Ok(())
 }

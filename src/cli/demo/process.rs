@@ -39,6 +39,13 @@ impl Process {
         Self::spawn(name, command, log).map(|(process, _)| process)
     }
 
+    /// Starts a program of ours that ends with its standard input; what it prints goes to `log`.
+    pub(crate) fn start_held(name: &str, command: Command, log: &Path) -> Result<Self, Failure> {
+        let mut command = command;
+        command.stdin(Stdio::piped()).stdout(file(log)?);
+        Self::spawn(name, command, log).map(|(process, _)| process)
+    }
+
     /// Starts a program of ours that says on its first line where it listens, and ends with its standard input.
     pub(crate) async fn start_listening(name: &str, command: Command, log: &Path) -> Result<(Self, String), Failure> {
         let mut command = command;

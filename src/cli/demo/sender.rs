@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use redis::{aio::MultiplexedConnection, cmd};
 use serde::{Deserialize, Serialize};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    broker::{STREAM, open},
-    follow::{Following, listen},
+    follow::{Follower, Following, listen},
     gaps::Arrived,
+    kind::At,
     node::{Common, ask},
+    ranges::Ranges,
 };
 use crate::{
     cli::exit::{Exit, Failure},
@@ -37,13 +37,16 @@ pub(crate) struct Args {
 pub(crate) struct SenderState {
     /// Whom it follows.
     pub(crate) following: Following,
-    /// How many messages it tried to send. Each has its own number and is tried once.
+    /// How often it tried to send. Each message has its own number. What is not acknowledged is sent again where the
+    /// broker knows it again by that number, and given up where it does not.
     pub(crate) attempted: u64,
+    /// Of these, how many were sent again.
+    pub(crate) repeated: u64,
     /// What was acknowledged, and when nothing was.
     pub(crate) acknowledged: Arrived,
     /// The numbers of the acknowledged messages, as ranges with both ends.
-    pub(crate) acknowledged_numbers: Vec<(u64, u64)>,
-    /// Why the newest refused message was refused.
+    pub(crate) acknowledged_numbers: Ranges,
+    /// Why the newest message that was not acknowledged was not.
     pub(crate) refused_with: Option<String>,
 }
 
@@ -53,9 +56,6 @@ type Shared = Arc<Mutex<SenderState>>;
 fn lock(shared: &Shared) -> MutexGuard<'_, SenderState> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// A message whose answer takes longer is given up; whether it was taken is not known.
-const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let common = args.common;
@@ -78,46 +78,9 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
             epoch: following.epoch,
         }
     };
-    let send = async {
-        let mut following = follower.watch();
-        let mut tick = interval(Duration::from_nanos(1_000_000_000 / args.rate));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut connection = None;
-        let mut number = 0;
-        loop {
-            tick.tick().await;
-            if following.has_changed().unwrap_or(false) {
-                connection = None;
-            }
-            let at = following.borrow_and_update().clone();
-            number += 1;
-            lock(&shared).attempted += 1;
-            let Some(address) = at.address else { continue };
-            let sent = tokio::select! {
-                sent = timeout(ANSWER_WITHIN, send(&address, &mut connection, number)) => sent,
-                // Nobody waits for the old primary once the new one is known.
-                Ok(()) = following.changed() => {
-                    following.mark_changed();
-                    connection = None;
-                    continue;
-                }
-            };
-            match sent {
-                Ok(Ok(())) => acknowledge(&mut lock(&shared), number),
-                Ok(Err(error)) => {
-                    connection = None;
-                    lock(&shared).refused_with = Some(error.to_string());
-                }
-                Err(_) => {
-                    connection = None;
-                    lock(&shared).refused_with = Some("no answer".into());
-                }
-            }
-        }
-    };
     tokio::select! {
         () = serve => {}
-        () = send => {}
+        () = send(&common, args.rate, &follower, &shared) => {}
         () = common.report(link.clone(), arrivals) => {}
         () = ask(&follower, link.clone()) => {}
         () = common.until_the_end() => {}
@@ -125,35 +88,50 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-fn acknowledge(state: &mut SenderState, number: u64) {
-    state.acknowledged.note(now(), 1);
-    match state.acknowledged_numbers.last_mut() {
-        Some((_, last)) if *last + 1 == number => *last = number,
-        _ => state.acknowledged_numbers.push((number, number)),
-    }
-}
-
-async fn send(address: &str, connection: &mut Option<MultiplexedConnection>, number: u64) -> redis::RedisResult<()> {
-    let connection = match connection {
-        Some(connection) => connection,
-        None => connection.insert(open(address, ANSWER_WITHIN).await?),
-    };
-    let mut xadd = cmd("XADD");
-    xadd.arg(STREAM).arg("MAXLEN").arg("~").arg(100_000).arg("*").arg("n").arg(number);
-    xadd.query_async::<String>(connection).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn acknowledged_numbers_are_kept_as_ranges() {
-        let mut state = SenderState::default();
-        for number in [1, 2, 3, 7, 8, 12] {
-            acknowledge(&mut state, number);
+/// Sends without end, one message after the other.
+async fn send(common: &Common, rate: u64, follower: &Follower, shared: &Shared) {
+    let mut sender = common.broker.kind().sender(&common.name);
+    let mut following = follower.watch();
+    let mut tick = interval(Duration::from_nanos(1_000_000_000 / rate));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut number, mut is_open) = (0, false);
+    loop {
+        tick.tick().await;
+        if following.has_changed().unwrap_or(false) {
+            sender.hang_up();
         }
-        assert_eq!(state.acknowledged_numbers, [(1, 3), (7, 8), (12, 12)]);
-        assert_eq!(state.acknowledged.count, 6);
+        let at = following.borrow_and_update().clone();
+        let is_again = is_open && sender.is_repeatable();
+        if !is_again {
+            number += 1;
+        }
+        {
+            let mut state = lock(shared);
+            state.attempted += 1;
+            state.repeated += u64::from(is_again);
+        }
+        is_open = true;
+        let Some(address) = at.address else { continue };
+        let sent = tokio::select! {
+            sent = sender.send(At { address: &address, epoch: at.epoch.0 }, number) => sent,
+            // Nobody waits for the old primary once the new one is known.
+            Ok(()) = following.changed() => {
+                following.mark_changed();
+                sender.hang_up();
+                continue;
+            }
+        };
+        match sent {
+            Ok(()) => {
+                is_open = false;
+                let mut state = lock(shared);
+                state.acknowledged.note(now(), 1);
+                state.acknowledged_numbers.insert(number);
+            }
+            Err(error) => {
+                sender.hang_up();
+                lock(shared).refused_with = Some(error);
+            }
+        }
     }
 }

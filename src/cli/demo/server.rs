@@ -1,15 +1,19 @@
-//! The Redis servers of the demo: found, started on free ports, asked, started again.
+//! The servers of the demo: started on free ports, asked, started again.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use redis::cmd;
-use tokio::{process::Command, time::sleep};
+use tokio::time::{sleep, timeout};
 
-use super::{broker::open, cable::Cable, process::Process};
+use super::{
+    cable::Cable,
+    kind::{Kind, Launch, Look},
+    process::Process,
+};
 use crate::{
     cli::exit::{Code, Failure},
     sys::clock::Stopwatch,
@@ -22,34 +26,9 @@ pub(crate) struct Server {
     pub(crate) process: Process,
     /// For the fault `partition`.
     pub(crate) cable: Option<Cable>,
-    program: PathBuf,
+    kind: Arc<dyn Kind>,
     dir: PathBuf,
     port: u16,
-}
-
-/// How to get Redis.
-const REMEDY: &str = "Install it: `apt-get install redis-server` (Debian, Ubuntu), `dnf install redis` (Fedora), \
-                      `apk add redis` (Alpine), `brew install redis` (macOS).";
-
-/// Finds `redis-server`, or what speaks like it.
-pub(crate) fn find() -> Result<PathBuf, Failure> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = ["redis-server", "valkey-server"]
-        .iter()
-        .flat_map(|name| std::env::split_paths(&path).map(move |dir| dir.join(name)))
-        .find(|file| file.is_file());
-    found.ok_or_else(|| {
-        Failure::new(
-            Code::Unavailable,
-            format!("The demo needs a real Redis, and there is no `redis-server` in PATH. {REMEDY}"),
-        )
-    })
-}
-
-/// The name under which the kernel knows the program: the links to it are followed.
-pub(crate) fn executable(program: &Path) -> String {
-    let real = program.canonicalize().unwrap_or_else(|_| program.to_owned());
-    real.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A free port of loopback. It may be taken by somebody else before it is used; whoever uses it looks.
@@ -63,11 +42,13 @@ pub(crate) fn free_port() -> Result<u16, Failure> {
 
 /// So many ports are tried before we give up.
 const TRIES: u32 = 5;
+/// A server of this machine answers within this, or does not.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 impl Server {
     /// Starts a server on a free port, with a cable in front if one is wanted.
     pub(crate) async fn start(
-        program: &Path,
+        kind: &Arc<dyn Kind>,
         dir: &Path,
         name: &str,
         follows: Option<SocketAddr>,
@@ -77,12 +58,12 @@ impl Server {
         loop {
             tries += 1;
             let port = free_port()?;
-            let process = launch(program, dir, name, port, follows)?;
-            match answers(port, &process).await {
+            let process = launch(kind, Launch { dir, name, port, follows })?;
+            match answers(kind, port, &process).await {
                 Ok(()) => {
                     let cable = if with_cable { Some(lay(port).await?) } else { None };
-                    let (program, dir) = (program.to_owned(), dir.to_owned());
-                    return Ok(Self { name: name.to_owned(), process, cable, program, dir, port });
+                    let (kind, dir) = (Arc::clone(kind), dir.to_owned());
+                    return Ok(Self { name: name.to_owned(), process, cable, kind, dir, port });
                 }
                 Err(_) if tries < TRIES && process.found_port_taken() => {}
                 Err(failure) => return Err(failure),
@@ -94,8 +75,11 @@ impl Server {
     pub(crate) async fn start_again(&mut self) -> Result<(), Failure> {
         self.process.signal(nix::sys::signal::Signal::SIGKILL);
         self.process.wait(Duration::from_secs(5)).await;
-        self.process = launch(&self.program, &self.dir, &self.name, self.port, None)?;
-        answers(self.port, &self.process).await
+        let Self { kind, dir, name, port, .. } = &*self;
+        let process = launch(kind, Launch { dir, name, port: *port, follows: None })?;
+        answers(kind, *port, &process).await?;
+        self.process = process;
+        Ok(())
     }
 
     /// Where others reach it.
@@ -104,39 +88,26 @@ impl Server {
     }
 
     /// Where it really is.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    pub(crate) fn behind_the_cable(&self) -> SocketAddr {
+        local(self.port)
     }
 
     /// What it says it is, asked past the cable: `primary`, `standby`, or nothing.
     pub(crate) async fn role(&self) -> Option<&'static str> {
-        let mut connection = open(&local(self.port).to_string(), Duration::from_millis(500)).await.ok()?;
-        let role: redis::Value = cmd("ROLE").query_async(&mut connection).await.ok()?;
-        let redis::Value::Array(parts) = role else { return None };
-        let word: String = redis::from_redis_value_ref(parts.first()?).ok()?;
-        Some(if word == "master" { "primary" } else { "standby" })
+        look(&self.kind, self.port).await.ok().map(|look| look.role)
     }
 
-    /// Lets it refuse writes while it answers everything else: its memory is full.
-    pub(crate) async fn fill(&self) -> Result<(), Failure> {
-        let set = async {
-            let mut connection = open(&local(self.port).to_string(), Duration::from_secs(1)).await?;
-            for (key, value) in [("maxmemory-policy", "noeviction"), ("maxmemory", "1")] {
-                cmd("CONFIG").arg("SET").arg(key).arg(value).query_async::<()>(&mut connection).await?;
-            }
-            Ok::<_, redis::RedisError>(())
-        };
-        set.await.map_err(|e| Failure::new(Code::Internal, format!("{} does not take the fault: {e}.", self.name)))
+    /// Lets it refuse writes while it answers everything else.
+    pub(crate) async fn refuse_writes(&self) -> Result<(), Failure> {
+        let done = self.kind.refuse_writes(local(self.port)).await;
+        done.map_err(|e| Failure::new(Code::Internal, format!("{} does not take the fault: {e}.", self.name)))
     }
 
     /// Waits until it follows its primary.
     pub(crate) async fn wait_for_link(&self, within: Duration) -> Result<(), Failure> {
         let watch = Stopwatch::start();
         loop {
-            if let Ok(mut connection) = open(&local(self.port).to_string(), Duration::from_millis(500)).await
-                && let Ok(info) = cmd("INFO").arg("replication").query_async::<String>(&mut connection).await
-                && info.lines().any(|line| line.trim() == "master_link_status:up")
-            {
+            if look(&self.kind, self.port).await.is_ok_and(|look| look.is_linked) {
                 return Ok(());
             }
             if watch.elapsed() > within {
@@ -152,42 +123,31 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+async fn look(kind: &Arc<dyn Kind>, port: u16) -> Result<Look, String> {
+    timeout(LOOK_WITHIN, kind.look(local(port))).await.unwrap_or_else(|_| Err("no answer".into()))
+}
+
 async fn lay(port: u16) -> Result<Cable, Failure> {
     Cable::lay(local(port)).await.map_err(|e| Failure::new(Code::Unavailable, format!("Cannot lay a cable: {e}.")))
 }
 
-fn launch(program: &Path, dir: &Path, name: &str, port: u16, follows: Option<SocketAddr>) -> Result<Process, Failure> {
-    let data = dir.join(name);
-    std::fs::create_dir_all(&data)
-        .map_err(|e| Failure::new(Code::CannotCreate, format!("Cannot create {}: {e}.", data.display())))?;
-    // A file of its own, so that a promotion or a rejoin outlives a restart of the server.
-    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""));
-    let mut text = format!(
-        "bind 127.0.0.1\nport {port}\ndir {}\npidfile {}\n",
-        quoted(&data),
-        quoted(&dir.join(format!("{name}.pid")))
-    );
-    // The old primary comes back with its data, so that there is something to throw away or keep.
-    text.push_str("appendonly yes\nsave \"\"\nrepl-diskless-sync yes\nrepl-diskless-sync-delay 0\n");
-    if let Some(primary) = follows {
-        text.push_str(&format!("replicaof {} {}\n", primary.ip(), primary.port()));
-    }
-    let file = dir.join(format!("{name}.conf"));
-    std::fs::write(&file, text)
+fn launch(kind: &Arc<dyn Kind>, launch: Launch<'_>) -> Result<Process, Failure> {
+    let (command, log) = (kind.command(&launch)?, launch.dir.join(format!("{}.log", launch.name)));
+    let process = Process::start(launch.name, command, &log)?;
+    // A server that writes this file itself writes the same into it.
+    let file = launch.dir.join(format!("{}.pid", launch.name));
+    std::fs::write(&file, format!("{}\n", process.pid()))
         .map_err(|e| Failure::new(Code::CannotCreate, format!("Cannot write {}: {e}.", file.display())))?;
-    let mut command = Command::new(program);
-    command.arg(file);
-    Process::start(name, command, &dir.join(format!("{name}.log")))
+    Ok(process)
 }
 
-async fn answers(port: u16, process: &Process) -> Result<(), Failure> {
+async fn answers(kind: &Arc<dyn Kind>, port: u16, process: &Process) -> Result<(), Failure> {
     let watch = Stopwatch::start();
     loop {
         if process.ended().is_none()
-            && let Ok(mut connection) = open(&local(port).to_string(), Duration::from_millis(500)).await
-            && let Ok(info) = cmd("INFO").arg("server").query_async::<String>(&mut connection).await
+            && let Ok(seen) = look(kind, port).await
             // Somebody else's server may sit on the port.
-            && info.lines().any(|l| l.trim() == format!("process_id:{}", process.pid()))
+            && seen.process.is_none_or(|id| id == process.pid().as_raw())
         {
             return Ok(());
         }
@@ -199,29 +159,19 @@ async fn answers(port: u16, process: &Process) -> Result<(), Failure> {
     }
 }
 
+/// What each kind's tests ask of its servers. `taken`: a port that somebody listens at.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) async fn test_a_taken_port(kind: &Arc<dyn Kind>, dir: &Path, taken: u16) {
+    let process = launch(kind, Launch { dir, name: "broker-x", port: taken, follows: None }).unwrap();
+    assert!(answers(kind, taken, &process).await.is_err());
+    assert!(process.found_port_taken(), "{}", process.last_words());
 
-    #[tokio::test]
-    async fn a_taken_port_is_told_from_other_troubles_and_another_one_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("a \"b\" ü");
-        std::fs::create_dir(&dir).unwrap();
-        let program = find().unwrap_or_else(|failure| panic!("{failure}"));
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let process = launch(&program, &dir, "broker-x", port, None).unwrap();
-        assert!(answers(port, &process).await.is_err());
-        assert!(process.found_port_taken(), "{}", process.last_words());
-
-        let mut server = Server::start(&program, &dir, "broker-a", None, true).await.unwrap();
-        assert_ne!(server.port(), port);
-        assert_eq!(server.role().await, Some("primary"));
-        let pid = server.process.pid();
-        server.start_again().await.unwrap();
-        assert_ne!(server.process.pid(), pid);
-        let written = std::fs::read_to_string(dir.join("broker-a.pid")).unwrap();
-        assert_eq!(written.trim(), server.process.pid().to_string());
-    }
+    let mut server = Server::start(kind, dir, "broker-a", None, true).await.unwrap();
+    assert_ne!(server.port, taken);
+    assert_eq!(server.role().await, Some("primary"));
+    let pid = server.process.pid();
+    server.start_again().await.unwrap();
+    assert_ne!(server.process.pid(), pid);
+    let written = std::fs::read_to_string(dir.join("broker-a.pid")).unwrap();
+    assert_eq!(written.trim(), server.process.pid().to_string());
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use tokio::{process::Command, time::sleep};
 use super::{
     Args, Fault,
     file::{Plan, yaml},
+    kind::Kind,
     node::NodeState,
     process::Process,
     sender::SenderState,
@@ -30,7 +32,7 @@ use crate::{
 /// The cluster's name in the demo.
 pub(crate) const CLUSTER: &str = "demo";
 
-/// The demo's directory; removed with this value unless it is to be kept.
+/// A verb's own directory; removed with this value unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Dir {
     pub(crate) path: PathBuf,
@@ -38,10 +40,10 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    pub(crate) fn new(keep: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn new(verb: &str, keep: Option<&Path>) -> Result<Self, Failure> {
         let path = match keep {
             Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            None => std::env::temp_dir().join(format!("coroner-demo-{}", ulid::Ulid::generate())),
+            None => std::env::temp_dir().join(format!("coroner-{verb}-{}", ulid::Ulid::generate())),
         };
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(keep.is_some()).mode(0o700).create(&path);
@@ -86,35 +88,40 @@ const TRIES: u32 = 3;
 
 impl Stage {
     /// Starts everything.
-    pub(crate) async fn set(dir: &Dir, args: &Args, program: &Path) -> Result<Self, Failure> {
+    pub(crate) async fn set(dir: &Dir, args: &Args, kind: &Arc<dyn Kind>) -> Result<Self, Failure> {
         let with_cable = args.fault == Fault::Partition;
         let path = &dir.path;
-        let old = Server::start(program, path, "broker-a", None, with_cable).await?;
-        let other = Server::start(program, path, "broker-b", Some(old.address()), with_cable).await?;
+        let old = Server::start(kind, path, "broker-a", None, with_cable).await?;
+        let other = Server::start(kind, path, "broker-b", Some(old.address()), with_cable).await?;
         other.wait_for_link(Duration::from_secs(10)).await?;
         let mut servers = Some((old, other));
         let mut tries = 0;
         loop {
             tries += 1;
             // The servers are given back when only the arbiter's port was the trouble.
-            match Self::set_once(path, program, &mut servers).await {
+            match Self::set_once(path, kind, &mut servers).await {
                 Err(_) if servers.is_some() && tries < TRIES => {}
                 result => return result,
             }
         }
     }
 
-    async fn set_once(path: &Path, program: &Path, servers: &mut Option<(Server, Server)>) -> Result<Self, Failure> {
+    async fn set_once(
+        path: &Path,
+        kind: &Arc<dyn Kind>,
+        servers: &mut Option<(Server, Server)>,
+    ) -> Result<Self, Failure> {
         let gone = || Failure::new(Code::Internal, "The servers were given away.");
         let (old, other) = servers.take().ok_or_else(gone)?;
         let port = server::free_port()?;
         let url = format!("http://127.0.0.1:{port}");
-        let redis = format!("{}={},{}={}", old.name, old.address(), other.name, other.address());
+        let members = format!("{}={},{}={}", old.name, old.address(), other.name, other.address());
+        let players = Players { kind: kind.as_ref(), url: &url, members: &members, dir: path };
         let mut nodes = Vec::new();
         for name in ["node-1", "node-2", "node-3"] {
-            nodes.push(player("demo-node", name, &url, &redis, path).await?);
+            nodes.push(players.start("demo-node", name).await?);
         }
-        let sender = player("demo-sender", "sender", &url, &redis, path).await?;
+        let sender = players.start("demo-sender", "sender").await?;
 
         let socket = socket_path(path);
         let reached: Vec<(String, String)> =
@@ -125,7 +132,8 @@ impl Stage {
             http: ([127, 0, 0, 1], port).into(),
             members: &[(&old.name, old.address()), (&other.name, other.address())],
             nodes: &reached,
-            executable: &server::executable(program),
+            executable: &kind.executable()?,
+            words: kind.words(),
         };
         let config = path.join("coroner.yaml");
         write_private(&config, &yaml(&plan))?;
@@ -233,24 +241,36 @@ impl Stage {
 }
 
 /// The program that runs now.
-fn ourselves() -> Result<Command, Failure> {
+pub(crate) fn ourselves() -> Result<Command, Failure> {
     let program = std::env::current_exe()
         .map_err(|e| Failure::new(Code::Internal, format!("Where this program lies cannot be told: {e}.")))?;
     Ok(Command::new(program))
 }
 
-async fn player(verb: &str, name: &str, url: &str, redis: &str, dir: &Path) -> Result<Player, Failure> {
-    let token = format!("{}{}", ulid::Ulid::generate(), ulid::Ulid::generate());
-    write_private(&dir.join(format!("{name}.token")), &format!("{token}\n"))?;
-    let mut command = ourselves()?;
-    command.args([verb, "--name", name, "--cluster", CLUSTER, "--arbiter", url, "--redis", redis]);
-    command.args(["--token-env", "CORONER_TOKEN", "--until-stdin-ends"]).env("CORONER_TOKEN", token);
-    let log = dir.join(format!("{name}.log"));
-    let (process, address) = Process::start_listening(name, command, &log).await?;
-    Ok(Player { name: name.to_owned(), address, _process: process })
+/// What nodes and the sender are started with.
+struct Players<'a> {
+    kind: &'a dyn Kind,
+    url: &'a str,
+    members: &'a str,
+    dir: &'a Path,
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+impl Players<'_> {
+    async fn start(&self, verb: &str, name: &str) -> Result<Player, Failure> {
+        let Self { kind, url, members, dir } = *self;
+        let token = format!("{}{}", ulid::Ulid::generate(), ulid::Ulid::generate());
+        write_private(&dir.join(format!("{name}.token")), &format!("{token}\n"))?;
+        let mut command = ourselves()?;
+        command.args([verb, "--name", name, "--cluster", CLUSTER, "--arbiter", url, "--member", members]);
+        command.args(["--broker", kind.broker().as_str()]);
+        command.args(["--token-env", "CORONER_TOKEN", "--until-stdin-ends"]).env("CORONER_TOKEN", token);
+        let log = dir.join(format!("{name}.log"));
+        let (process, address) = Process::start_listening(name, command, &log).await?;
+        Ok(Player { name: name.to_owned(), address, _process: process })
+    }
+}
+
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let file = fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut f| f.write_all(text.as_bytes()))
@@ -258,7 +278,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// The kernel takes 107 bytes of path for a socket.
-fn socket_path(dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     let inside = dir.join("coroner.sock");
     if inside.as_os_str().len() <= 107 {
         inside

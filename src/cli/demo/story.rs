@@ -7,15 +7,13 @@ use std::{
     time::Duration,
 };
 
-use redis::cmd;
 use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{
     Args, Fault,
-    broker::{STREAM, messages, open},
     gaps::Gap,
-    server,
+    kind::Kind,
     stage::{CLUSTER, Dir, Stage},
 };
 use crate::{
@@ -43,9 +41,27 @@ struct Summary {
     primary: Option<String>,
     epoch: u64,
     outages: Vec<Outage>,
-    acknowledged: u64,
-    lost: u64,
+    broker: &'static str,
+    #[serde(flatten)]
+    tally: Tally,
     report: Vec<PathBuf>,
+}
+
+/// What became of the messages.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Tally {
+    /// Acknowledged to the sender.
+    acknowledged: u64,
+    /// Sent again, under the same number, because no acknowledgement had come.
+    repeated: u64,
+    /// Acknowledged, and not at the new primary.
+    lost: u64,
+    /// Acknowledged, and not at some node: summed over the nodes.
+    undelivered: u64,
+    /// Delivered twice, summed over the nodes.
+    twice: u64,
+    /// Delivered behind a larger number, summed over the nodes.
+    out_of_order: u64,
 }
 
 /// What one of them went through.
@@ -80,17 +96,18 @@ impl Teller<'_> {
 
 /// Plays the whole.
 pub(super) async fn tell(context: &Context, args: &Args) -> Result<Exit, Failure> {
-    let program = server::find()?;
-    let mut dir = Dir::new(args.keep.as_deref())?;
+    let kind = args.broker.kind();
+    kind.check()?;
+    let mut dir = Dir::new("demo", args.keep.as_deref())?;
     let teller = Teller { context, begun: now() };
     let paint = context.paint;
-    teller.say(&paint.bold("A Redis primary and a standby, three nodes, a sender, and the arbiter, on loopback."))?;
+    teller.say(&paint.bold(&format!("{}, three nodes, a sender, and the arbiter, on loopback.", kind.cast())))?;
     teller.say(&format!("Files: {}", dir.path.display()))?;
-    let mut stage = Stage::set(&dir, args, &program).await?;
+    let mut stage = Stage::set(&dir, args, &kind).await?;
     teller.say(&format!("Configuration, a good first example: {}", stage.config.display()))?;
     teller.say(&format!("Elsewhere, try: coroner --socket {} watch\n", stage.socket.display()))?;
 
-    let result = play(&teller, args, &mut stage, &dir.path).await;
+    let result = play(&teller, args, kind.as_ref(), &mut stage, &dir.path).await;
     if args.verbose {
         let log = fs::read_to_string(dir.path.join("arbiter.log")).unwrap_or_default();
         teller.say(&format!("\nWhat the arbiter logged:\n{log}"))?;
@@ -110,7 +127,13 @@ pub(super) async fn tell(context: &Context, args: &Args) -> Result<Exit, Failure
     }
 }
 
-async fn play(teller: &Teller<'_>, args: &Args, stage: &mut Stage, dir: &Path) -> Result<Summary, Failure> {
+async fn play(
+    teller: &Teller<'_>,
+    args: &Args,
+    kind: &dyn Kind,
+    stage: &mut Stage,
+    dir: &Path,
+) -> Result<Summary, Failure> {
     let paint = teller.context.paint;
     let ready = stage.wait_until("All is up", Duration::from_secs(15), is_ready).await?;
     let before = ready.epoch;
@@ -122,7 +145,7 @@ async fn play(teller: &Teller<'_>, args: &Args, stage: &mut Stage, dir: &Path) -
     let known: BTreeSet<IncidentId> = list(stage).await?.into_iter().map(|brief| brief.id).collect();
     let fault_at = now();
     inject(args.fault, stage).await?;
-    teller.at(fault_at, &paint.bad(&format!("FAULT: {}", describe(args.fault, stage))))?;
+    teller.at(fault_at, &paint.bad(&format!("FAULT: {}", describe(args.fault, kind, stage))))?;
 
     let incident = follow(teller, stage, &known, fault_at).await?;
     let new = incident.candidate.clone();
@@ -152,10 +175,8 @@ async fn play(teller: &Teller<'_>, args: &Args, stage: &mut Stage, dir: &Path) -
     teller.now(&paint.good("broker-a follows broker-b: it is the standby now, ready to be promoted in turn"))?;
     tell_roles(teller, stage).await?;
 
-    let (acknowledged, lost) = count_lost(stage).await?;
-    let verdict =
-        if lost == 0 { paint.good("none of them was lost") } else { paint.warn(&format!("{lost} of them were lost")) };
-    teller.say(&format!("\nMessages acknowledged to the sender: {acknowledged}; {verdict}."))?;
+    let tally = tally(kind, stage).await?;
+    tell_tally(teller, &tally)?;
     let report = keep_report(stage, &incident.id, dir, args).await?;
     for path in &report {
         teller.say(&format!("Kept: {}", path.display()))?;
@@ -167,8 +188,8 @@ async fn play(teller: &Teller<'_>, args: &Args, stage: &mut Stage, dir: &Path) -
         primary: Some(incident.candidate.to_string()),
         epoch: incident.epoch.0,
         outages,
-        acknowledged,
-        lost,
+        broker: args.broker.as_str(),
+        tally,
         report,
     })
 }
@@ -202,18 +223,20 @@ async fn show_traffic(teller: &Teller<'_>, stage: &Stage, seconds: u32) -> Resul
 async fn counts(stage: &Stage) -> Result<Vec<(String, u64)>, Failure> {
     let mut counts = Vec::new();
     for node in &stage.nodes {
-        counts.push((node.name.clone(), stage.node(node).await?.arrived.count));
+        counts.push((node.name.clone(), stage.node(node).await?.received.arrived.count));
     }
     counts.push(("acknowledged to the sender".into(), stage.sender().await?.acknowledged.count));
     Ok(counts)
 }
 
-fn describe(fault: Fault, stage: &Stage) -> String {
+fn describe(fault: Fault, kind: &dyn Kind, stage: &Stage) -> String {
     let pid = stage.old.process.pid();
     match fault {
         Fault::Kill => format!("SIGKILL to broker-a, process {pid}: its port closes"),
         Fault::Freeze => format!("SIGSTOP to broker-a, process {pid}: it answers nobody and keeps its connections"),
-        Fault::Readonly => format!("the memory of broker-a, process {pid}, is full: it answers, and refuses writes"),
+        Fault::Readonly => {
+            format!("broker-a, process {pid}: {}; it answers, and refuses writes", kind.refusal())
+        }
         Fault::Partition => {
             format!("the cable of broker-a, process {pid}, is cut: nodes, standby and arbiter lose it; it runs on")
         }
@@ -225,7 +248,7 @@ async fn inject(fault: Fault, stage: &Stage) -> Result<(), Failure> {
     match fault {
         Fault::Kill => stage.old.process.signal(Signal::SIGKILL),
         Fault::Freeze => stage.old.process.signal(Signal::SIGSTOP),
-        Fault::Readonly => stage.old.fill().await?,
+        Fault::Readonly => stage.old.refuse_writes().await?,
         Fault::Partition => {
             if let Some(cable) = &stage.old.cable {
                 cable.cut();
@@ -329,7 +352,7 @@ async fn wait_for_messages(stage: &Stage, fault_at: Time) -> Result<(), Failure>
         let mut all = stage.sender().await?.acknowledged.longest_since(fault_at).is_some();
         for node in &stage.nodes {
             let state = stage.node(node).await?;
-            all &= state.in_epoch > 0 && state.arrived.longest_since(fault_at).is_some();
+            all &= state.received.in_epoch > 0 && state.received.arrived.longest_since(fault_at).is_some();
         }
         if all {
             return Ok(());
@@ -345,7 +368,7 @@ async fn wait_for_messages(stage: &Stage, fault_at: Time) -> Result<(), Failure>
 async fn tell_outages(teller: &Teller<'_>, stage: &Stage, fault_at: Time) -> Result<Vec<Outage>, Failure> {
     let mut gaps: Vec<(String, Option<Gap>)> = Vec::new();
     for node in &stage.nodes {
-        gaps.push((node.name.clone(), stage.node(node).await?.arrived.longest_since(fault_at)));
+        gaps.push((node.name.clone(), stage.node(node).await?.received.arrived.longest_since(fault_at)));
     }
     gaps.push(("sender".into(), stage.sender().await?.acknowledged.longest_since(fault_at)));
     teller.say("\nThe outage as they saw it:")?;
@@ -382,19 +405,44 @@ async fn tell_roles(teller: &Teller<'_>, stage: &Stage) -> Result<(), Failure> {
     Err(Failure::new(Code::Internal, format!("There are {primaries} primaries: {}.", words.join(", "))))
 }
 
-/// How many messages were acknowledged, and how many of them the new primary does not have.
-async fn count_lost(stage: &Stage) -> Result<(u64, u64), Failure> {
-    let fail = |e: redis::RedisError| Failure::new(Code::Internal, format!("The messages cannot be counted: {e}."));
+/// Counts what was acknowledged, and what of it is missing. The sender goes on meanwhile, so it is asked first, and the
+/// nodes get a moment for what is on its way to them.
+async fn tally(kind: &dyn Kind, stage: &Stage) -> Result<Tally, Failure> {
     let sender = stage.sender().await?;
-    let address = format!("127.0.0.1:{}", stage.other.port());
-    let mut connection = open(&address, Duration::from_secs(5)).await.map_err(fail)?;
-    let mut xrange = cmd("XRANGE");
-    let entries: redis::Value =
-        xrange.arg(STREAM).arg("-").arg("+").query_async(&mut connection).await.map_err(fail)?;
-    let kept: BTreeSet<u64> = messages(&entries).into_iter().map(|m| m.number).collect();
-    let acknowledged = sender.acknowledged_numbers.iter().flat_map(|(from, to)| *from..=*to);
-    let lost = acknowledged.filter(|number| !kept.contains(number)).count();
-    Ok((sender.acknowledged.count, lost as u64))
+    let kept = kind.kept(stage.other.behind_the_cable()).await;
+    let kept = kept.map_err(|e| Failure::new(Code::Internal, format!("The messages cannot be counted: {e}.")))?;
+    let acknowledged = &sender.acknowledged_numbers;
+    let lost = acknowledged.numbers().filter(|number| !kept.contains(number)).count() as u64;
+    let begun = now();
+    loop {
+        let mut tally =
+            Tally { acknowledged: sender.acknowledged.count, repeated: sender.repeated, lost, ..Tally::default() };
+        for node in &stage.nodes {
+            let received = stage.node(node).await?.received;
+            tally.undelivered += received.numbers.missing_of(acknowledged);
+            tally.twice += received.twice;
+            tally.out_of_order += received.out_of_order;
+        }
+        // What was lost reaches nobody.
+        let on_its_way = tally.undelivered > lost * stage.nodes.len() as u64;
+        if !on_its_way || now().since(begun) > Duration::from_secs(3) {
+            return Ok(tally);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn tell_tally(teller: &Teller<'_>, tally: &Tally) -> Result<(), Failure> {
+    let paint = teller.context.paint;
+    let Tally { acknowledged, repeated, lost, undelivered, twice, out_of_order } = *tally;
+    let judged = |text: String, good: bool| if good { paint.good(&text) } else { paint.warn(&text) };
+    teller.say(&format!(
+        "\nMessages acknowledged to the sender: {acknowledged} ({repeated} were sent again, as no acknowledgement had come)."
+    ))?;
+    teller
+        .say(&judged(format!("Of these, lost: {lost}. Missing at a node: {undelivered}."), lost + undelivered == 0))?;
+    let text = format!("Delivered twice: {twice}. Delivered out of order: {out_of_order}.");
+    teller.say(&judged(text, twice + out_of_order == 0))
 }
 
 /// Keeps the incident, and the configuration, where they outlive the demo.

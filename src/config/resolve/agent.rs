@@ -297,7 +297,7 @@ impl Resolver<'_> {
                 Some(At { value: AnyBroker::Jolokia(_), .. }) => {
                     self.error(words, "nothing can be subscribed to over Jolokia: write `metric` or `file`");
                 }
-                Some(At { value: AnyBroker::Redis(_), .. }) | None => {}
+                Some(At { value: AnyBroker::Redis(_) | AnyBroker::Relay(_), .. }) | None => {}
             }
         }
         if let Some(at) = o.whole_host.as_ref().filter(|w| w.value && o.enforce != Some(true)) {

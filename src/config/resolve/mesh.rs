@@ -86,7 +86,15 @@ impl Resolver<'_> {
         }
         let known = self.known_by_name(arbiter, clusters);
         let parties = self.need(at.id, "parties", &m.parties).map(|list| self.parties(list, &known));
-        if let (Some(list), Some(arbiter)) = (&m.parties, arbiter)
+        let is_shared = arbiter.is_some_and(|a| a.shared.is_some());
+        if let Some(list) = m.parties.as_ref().filter(|_| is_shared)
+            && self.mesh.as_ref().is_some_and(|mesh| mesh.arbiters.is_empty())
+        {
+            let help =
+                "add each by its instance's name: `NAME: { key: \"ed25519:…\", address: \"ip:port\", arbiter: true }`";
+            self.error_help(list, "none of the parties is an arbiter", help);
+        }
+        if let (Some(list), Some(arbiter), false) = (&m.parties, arbiter, is_shared)
             && self.tree.get(list.id, &arbiter.name).is_none()
         {
             let help = format!("add `{}: {{ key: \"ed25519:…\", address: \"ip:port\" }}`", arbiter.name);
@@ -139,7 +147,8 @@ impl Resolver<'_> {
         clusters: Option<&At<Entries<Cluster>>>,
     ) -> BTreeMap<String, Known> {
         let mut known: BTreeMap<String, Known> = BTreeMap::new();
-        if let Some(arbiter) = arbiter {
+        // Of several, each has a name of its own among the parties.
+        if let Some(arbiter) = arbiter.filter(|a| a.shared.is_none()) {
             known.entry(arbiter.name.clone()).or_default().is_arbiter = true;
         }
         for (name, cluster) in clusters.iter().flat_map(|c| &c.value.0) {

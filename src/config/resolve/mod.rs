@@ -29,6 +29,7 @@ mod lease;
 mod mesh;
 mod rule;
 pub(super) mod signal;
+pub(crate) mod store;
 
 use mesh::MeshView;
 
@@ -64,6 +65,7 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     }
     if let Some((config, _)) = &arbiter {
         r.colocated(&file, config);
+        r.store_is_no_member(&file);
     }
     if let (Some((config, _)), Some(list)) = (&arbiter, &file.clusters) {
         r.check_access(&file, config, &list.value);
@@ -106,6 +108,17 @@ fn mask_secrets_in_clear(tree: &Tree, notes: &mut Notes) {
         for &(key, value) in tree.entries(id) {
             let (word, node) = (tree.node(key).text.to_lowercase(), tree.node(value));
             let is_url = word == "url" && tree.node(id).key.is_some_and(|k| tree.node(k).text == "webhook");
+            // A URL is shown without what stands before its host.
+            if word == "store"
+                && let Some(credentials) = store::credentials_in_clear(node)
+            {
+                notes.mask(node.place);
+                notes.hide(credentials, "********");
+                notes.warning(
+                    tree.place(key),
+                    "a password stands here in clear: use `${file:…}`, `${env:…}` or `${credential:…}`",
+                );
+            }
             let is_secret = ["password", "passwd", "token", "secret", "authorization", "api_key", "api-key"]
                 .iter()
                 .any(|s| word.contains(s));
@@ -239,7 +252,7 @@ impl Resolver<'_> {
             self.check_name(n, "the arbiter's name");
             n.value.clone()
         });
-        let store = self.need(at.id, "store", &a.store).and_then(|s| self.store(s));
+        let store = self.need(at.id, "store", &a.store).and_then(|s| self.store(s, a));
         let no_listen = schema::Listen::default();
         let (mut http, listen) = match &a.listen {
             None => (None, &no_listen),
@@ -272,6 +285,7 @@ impl Resolver<'_> {
             check_fences_every: self.span(&a.check_fences_every, default.check_fences_every),
         };
         let day = Duration::from_secs(86_400);
+        let (store, shared) = store?;
         let config = ArbiterConfig {
             name: name?,
             http,
@@ -280,29 +294,13 @@ impl Resolver<'_> {
             tls,
             access,
             socket_operators: a.socket_operators.clone(),
-            store: store?,
+            store,
+            shared,
             keep_history_for: self.span(&a.history.keep_for, 30 * day),
             keep_observations: a.history.max_observations.as_ref().map_or(1_000_000, |n| n.value),
             check_fences_every: limits.check_fences_every,
         };
         Some((config, limits))
-    }
-
-    fn store(&mut self, at: &At<String>) -> Option<std::path::PathBuf> {
-        let help = "write `sqlite:/var/lib/coroner/coroner.db`";
-        match at.value.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => {
-                Some(path.strip_prefix("//").filter(|p| p.starts_with('/')).unwrap_or(path).into())
-            }
-            Some((kind @ ("postgres" | "postgresql" | "mysql" | "mariadb" | "redis" | "mongodb" | "etcd"), _)) => {
-                self.error_help(at, format!("a store in `{kind}` comes with a later release"), help);
-                None
-            }
-            _ => {
-                self.error_help(at, format!("`{}` names no store", self.shown(at.id)), help);
-                None
-            }
-        }
     }
 
     fn access(&mut self, at: &At<schema::Access>) -> Option<Access> {

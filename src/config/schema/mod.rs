@@ -56,9 +56,17 @@ pub(super) struct Arbiter {
     pub(super) name: Option<At<String>>,
     /// `ip:port` of the HTTP interface, or a map for more. Without it, the Unix socket alone.
     pub(super) listen: Option<WordOrMap<Listen>>,
-    /// Where intents and history are kept: `sqlite:/var/lib/coroner/coroner.db`.
+    /// Where intents are kept. `sqlite:/var/lib/coroner/coroner.db` for one arbiter; for several that share one:
+    /// `postgres://…`, `mysql://…`, `redis://…`, `mongodb://…`, `etcd://…`.
     #[schemars(required)]
     pub(super) store: Option<At<String>>,
+    /// Which of several arbiters this is. Default: `coroner arbiter --instance`, or the host's name.
+    pub(super) instance: Option<At<String>>,
+    /// The SQLite file for what is this arbiter's own, beside a shared store. Default
+    /// `/var/lib/coroner/local.db`.
+    pub(super) local: Option<At<String>>,
+    /// How several arbiters agree on who leads.
+    pub(super) leadership: Option<At<Leadership>>,
     /// Who may do what over TCP and UDP.
     pub(super) access: Vec<At<Access>>,
     /// Users (uid) that may operate over the Unix socket, besides root and the arbiter's own.
@@ -73,6 +81,16 @@ pub(super) struct Arbiter {
     pub(super) check_fences_every: Option<At<Span>>,
     /// Allows the arbiter on a member's host, and two voters on one host.
     pub(super) unsafe_colocated: bool,
+}
+
+/// How several arbiters agree on who leads.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Leadership {
+    /// How often each tells the store that it lives. Default 1s.
+    pub(super) heartbeat: Option<At<Span>>,
+    /// For how long that is valid. Default 3s.
+    pub(super) valid_for: Option<At<Span>>,
 }
 
 /// Where the arbiter listens.

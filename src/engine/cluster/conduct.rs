@@ -32,7 +32,7 @@ impl Cluster {
             .find(|m| self.view.role(&self.policy, m, now, fresh).is_some_and(|(at, _)| at > self.primary_since))
             .cloned();
         let Some(member) = member else { return };
-        let blocked = [Guard::Paused, Guard::Tilt, Guard::StoreLost]
+        let blocked = [Guard::Paused, Guard::Tilt, Guard::NotLeading, Guard::StoreLost]
             .into_iter()
             .any(|guard| self.blocks(guard, now, own, Mode::Auto, &[]).is_some());
         if blocked || self.verdict >= Verdict::Suspect {
@@ -135,6 +135,7 @@ impl Cluster {
             Guard::HeldByRule,
             Guard::Tilt,
             Guard::Isolated,
+            Guard::NotLeading,
             Guard::StoreLost,
             Guard::NoFence,
             Guard::NoLease,

@@ -2,7 +2,7 @@
 //! itself, and can put in words what it saw. No data is always *unknown*.
 
 mod outcome;
-pub(super) use outcome::words;
+pub(super) use outcome::{unreachable_by_peer, words};
 mod progress;
 mod silence;
 mod state;

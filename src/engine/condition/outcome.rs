@@ -2,8 +2,8 @@
 
 use super::{Answer, Context, from_fresh_fact, stale_at};
 use crate::{
-    engine::view::Stream,
-    model::{Fact, FailureKind, Outcome, Truth, time::human},
+    engine::view::{PEER_HEARD_WITHIN, Stream},
+    model::{Fact, FailureKind, Outcome, Time, Truth, time::human},
 };
 
 pub(super) fn ok(stream: &Stream, context: &Context<'_>) -> Answer {
@@ -52,15 +52,26 @@ pub(super) fn unreachable(stream: &Stream, context: &Context<'_>) -> Answer {
             Answer::UNKNOWN
         };
     };
-    let truth = match outcome {
+    Answer::until(is_unreachable(outcome), stale_at(at, context))
+}
+
+/// Another arbiter's part of it. What that did not tell of late is unknown.
+pub(in crate::engine) fn unreachable_by_peer(newest: Option<(Time, &Outcome)>) -> Answer {
+    match newest {
+        Some((at, outcome)) => Answer::until(is_unreachable(outcome), at + PEER_HEARD_WITHIN),
+        None => Answer::UNKNOWN,
+    }
+}
+
+const fn is_unreachable(outcome: &Outcome) -> Truth {
+    match outcome {
         Outcome::Fact(_) => Truth::False,
         Outcome::Failure(failure) => match failure.kind {
             FailureKind::Refused | FailureKind::TimedOut | FailureKind::Unreachable | FailureKind::Reset => Truth::True,
             kind if kind.is_evidence() => Truth::False,
             _ => Truth::Unknown,
         },
-    };
-    Answer::until(truth, stale_at(at, context))
+    }
 }
 
 pub(super) fn describe(stream: &Stream, context: &Context<'_>) -> String {

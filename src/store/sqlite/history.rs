@@ -75,6 +75,7 @@ pub fn coalesce(unix_ms: i64, batch: &[Observation]) -> Vec<HistoryLine> {
                 Observer::Arbiter => "arbiter".into(),
                 Observer::Member(name) => format!("member {name}"),
                 Observer::Node(name) => format!("node {name}"),
+                Observer::Peer(name) => format!("arbiter {name}"),
             },
             subject: seen.subject.as_ref().map(ToString::to_string),
             ok,

@@ -1,0 +1,173 @@
+//! Writes the segments of one epoch.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    entry::{Entry, EntryKind},
+    segment::{self, Begins, Header, Segment, list},
+    table::Table,
+};
+
+/// What came of an append.
+#[derive(Debug)]
+pub(super) enum Appended {
+    /// All of it is durable.
+    All,
+    /// The storage is full: so many entries are durable, the rest is not in the log.
+    Full(usize),
+}
+
+/// The one who appends.
+#[derive(Debug)]
+pub struct Writer {
+    dir: PathBuf,
+    header: Header,
+    file: File,
+    path: PathBuf,
+    length: u64,
+    /// The sequence of the next entry.
+    next: u64,
+}
+
+/// Whether an error says that the storage is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+impl Writer {
+    /// Begins a segment. It appears under its name once header and snapshot are durable.
+    ///
+    /// # Errors
+    /// The storage; the segment is not there then, or has no entries.
+    pub fn begin(dir: &Path, epoch: u64, begins: Begins, member: &str, first: u64, table: &Table) -> io::Result<Self> {
+        let header = Header { epoch, first, begins, member: member.to_owned() };
+        let wal = segment::wal(dir);
+        std::fs::create_dir_all(&wal)?;
+        let path = wal.join(segment::file_name(epoch, first));
+        let temporary = wal.join(format!(".{}.new", segment::file_name(epoch, first)));
+        let mut bytes = header.write();
+        let snapshot = table.encode();
+        let entry = Entry {
+            epoch,
+            sequence: first - 1,
+            number: 0,
+            time_ms: crate::sys::clock::anchor().unix_ms.unsigned_abs(),
+            kind: EntryKind::Snapshot,
+            sender: "",
+            payload: &snapshot,
+        };
+        entry.write(&mut bytes);
+        let write = || {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(&wal)?.sync_all()?;
+            Ok(file)
+        };
+        let file = write().inspect_err(|_: &io::Error| {
+            // What it took is given back; the error that counts is the first one.
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+        Ok(Self { dir: dir.to_owned(), header, file, path, length: bytes.len() as u64, next: first })
+    }
+
+    /// The sequence of the next entry.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.header.epoch
+    }
+
+    /// How long the present segment is.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Goes on in a new segment.
+    pub(super) fn rotate(&mut self, table: &Table) -> io::Result<()> {
+        let header = &self.header;
+        *self = Self::begin(&self.dir, header.epoch, header.begins, &header.member, self.next, table)?;
+        Ok(())
+    }
+
+    /// Appends entries and makes them durable. `ends`: where each ends in `bytes`.
+    ///
+    /// What is written completely stays in the log even if the storage is full behind it: somebody else may have read it
+    /// already and count on it. Only the torn rest is cut, which nobody counts.
+    ///
+    /// # Errors
+    /// Whether it is durable is not known, and no later success could tell: nothing may be appended by this process any
+    /// more.
+    pub(super) fn append(&mut self, bytes: &[u8], ends: &[usize]) -> io::Result<Appended> {
+        let mut written = 0;
+        let mut full = None;
+        while written < bytes.len() {
+            match self.file.write_at(&bytes[written..], self.length + written as u64) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if is_full(&e) => {
+                    full = Some(ends.partition_point(|end| *end <= written));
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let count = full.unwrap_or(ends.len());
+        let kept = count.checked_sub(1).and_then(|last| ends.get(last)).copied().unwrap_or(0) as u64;
+        if kept < written as u64 {
+            self.file.set_len(self.length + kept)?;
+        }
+        self.file.sync_data()?;
+        self.length += kept;
+        self.next += count as u64;
+        Ok(full.map_or(Appended::All, Appended::Full))
+    }
+
+    /// Removes the oldest segments while there is more than `bytes`. Only the history's own: what a former primary wrote
+    /// beyond it is nobody's to remove.
+    ///
+    /// # Errors
+    /// The storage.
+    pub(super) fn retain(&self, bytes: u64) -> io::Result<()> {
+        let spans = segment::history(&list(&self.dir)?);
+        let segments: Vec<&Segment> = spans.iter().flat_map(|span| &span.segments).collect();
+        let mut sizes = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            sizes.push(std::fs::metadata(&segment.path)?.len());
+        }
+        let mut total: u64 = sizes.iter().sum();
+        for (segment, size) in segments.iter().zip(sizes) {
+            if total <= bytes || segment.path == self.path {
+                break;
+            }
+            std::fs::remove_file(&segment.path)?;
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a torn end, durably.
+pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(length)?;
+    file.sync_all()
+}
+
+/// Makes what another process wrote durable before one counts on it.
+pub(super) fn make_durable(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_data()
+}
