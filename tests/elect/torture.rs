@@ -1,6 +1,6 @@
 //! Ten instances on one store, with kills, pauses and cuts at random. `CORONER_ELECT_EVENTS=200` makes it long;
-//! `CORONER_ELECT_STORES` names more stores than SQLite and Redis: `postgres mysql etcd`, or URLs of running servers; `CORONER_ELECT_SEED`
-//! repeats a run, as far as processes let themselves be repeated.
+//! `CORONER_ELECT_STORES` names more stores than SQLite and Redis: `postgres mysql etcd`, or URLs of running servers;
+//! `CORONER_ELECT_SEED` repeats a run, as far as processes let themselves be repeated.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
