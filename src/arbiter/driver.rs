@@ -195,10 +195,11 @@ impl Driver {
                 let reason = several.reason();
                 self.follow(now, reason, None);
             }
+            Turn::Tell(reason) => self.follow(now, reason, None),
             Turn::Read(epoch) => {
                 let (store, to_inner) = (several.store(), self.to_inner.clone());
                 tokio::spawn(async move {
-                    drop(to_inner.send(Inner::Read(epoch, several::read(&store).await)));
+                    drop(to_inner.send(Inner::Read(epoch, several::read(&store, epoch.is_some()).await)));
                 });
             }
         }
@@ -555,8 +556,7 @@ impl Driver {
         let arbiter = &self.engine.policy().arbiter.name;
         // Of a cluster, only the one that leads reports: the others see the same.
         let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
-        if is_told
-            && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
+        if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
             self.outbox.send(report);
         }
         let timed = TimedNotice { at: now, anchor, notice };

@@ -122,7 +122,9 @@ impl SharedStore {
         let _writing = self.writing.lock().await;
         let leader = self.leader()?;
         if leader.id != term {
-            return Err(StoreError::Failed(format!("epoch {term} of this arbiter is over, so it writes nothing in it")));
+            return Err(StoreError::Failed(format!(
+                "epoch {term} of this arbiter is over, so it writes nothing in it"
+            )));
         }
         let batch = self.stage(records).await?;
         if batch.is_empty() {
@@ -137,6 +139,18 @@ impl SharedStore {
         }
         self.remember(states).await;
         Ok(())
+    }
+
+    /// The clusters alone: what whoever watches needs to know.
+    ///
+    /// # Errors
+    /// The registry cannot be read, or what it holds.
+    pub async fn clusters(&self) -> Result<Vec<ClusterState>, StoreError> {
+        let documents = self.list("cluster/").await?;
+        let clusters = documents.iter().map(|document| self.read(document)).collect::<Result<Vec<_>, _>>()?;
+        let _writing = self.writing.lock().await;
+        self.remember(clusters.clone()).await;
+        Ok(clusters)
     }
 
     fn leader(&self) -> Result<Leader, StoreError> {
@@ -582,7 +596,8 @@ fn log_key(incident: &IncidentId, number: u32) -> String {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::Failed(format!("a record cannot be written down: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| StoreError::Failed(format!("a record cannot be written down: {error}")))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {

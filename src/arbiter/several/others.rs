@@ -132,7 +132,8 @@ impl Others {
 
     /// Tells and looks, until the driver is gone. `views`: what this arbiter's probes saw last.
     pub(in crate::arbiter) async fn run(self: Arc<Self>, handle: Handle, mut views: watch::Receiver<Vec<Look>>) {
-        let (mut places, mut own_view) = (Slot::new(format!("arbiter/{}", self.me)), Slot::new(format!("view/{}", self.me)));
+        let (mut places, mut own_view) =
+            (Slot::new(format!("arbiter/{}", self.me)), Slot::new(format!("view/{}", self.me)));
         let mut seen: HashMap<String, u64> = HashMap::new();
         let mut twins = Twins::default();
         let mut written = Moment::default();
@@ -227,7 +228,11 @@ impl Slot {
         Self { key, version: None, text: String::new() }
     }
 
-    async fn put<T: Serialize + ?Sized + Sync>(&mut self, registry: &dyn Registry, value: &T) -> Result<(), RegistryError> {
+    async fn put<T: Serialize + ?Sized + Sync>(
+        &mut self,
+        registry: &dyn Registry,
+        value: &T,
+    ) -> Result<(), RegistryError> {
         let text = serde_json::to_string(value).map_err(|error| RegistryError::Failed(error.to_string()))?;
         // What never changes is written once.
         if self.version.is_some() && text == self.text && !self.key.starts_with("view/") {

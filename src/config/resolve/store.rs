@@ -44,9 +44,7 @@ pub(crate) fn endpoints(url: &str) -> Vec<(String, u16)> {
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
     let split = |host: &str| match host.rsplit_once(':') {
         // The last colon of a bare IPv6 address divides nothing.
-        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => {
-            Some((bare(name), digits.parse().ok()?))
-        }
+        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => Some((bare(name), digits.parse().ok()?)),
         _ => Some((bare(host), *port)),
     };
     hosts.split(',').filter(|host| !host.is_empty()).filter_map(split).collect()
@@ -127,7 +125,11 @@ impl Resolver<'_> {
             self.error_help(at, message, format!("write `valid_for: {}` or more", human(needed)));
         }
         if let Some(at) = l.heartbeat.as_ref().filter(|_| heartbeat < Duration::from_millis(100)) {
-            self.error_help(at, "a heartbeat is a durable write: the store would be busy with it", "write 100ms or more");
+            self.error_help(
+                at,
+                "a heartbeat is a durable write: the store would be busy with it",
+                "write 100ms or more",
+            );
         }
         if let Some(instance) = &arbiter.instance {
             self.check_name(instance, "an instance's name");
@@ -172,7 +174,8 @@ mod tests {
 
     #[test]
     fn the_hosts_of_a_url() {
-        let of = |url: &str| endpoints(url).into_iter().map(|(host, port)| format!("{host} {port}")).collect::<Vec<_>>();
+        let of =
+            |url: &str| endpoints(url).into_iter().map(|(host, port)| format!("{host} {port}")).collect::<Vec<_>>();
         assert_eq!(of("postgres://a:p@s@DB.example/coroner"), ["db.example 5432"]);
         assert_eq!(of("redis://10.0.0.1:7000/3"), ["10.0.0.1 7000"]);
         assert_eq!(of("mongodb://a,b:1,[::1]:2/x?replicaSet=y"), ["a 27017", "b 1", "::1 2"]);
