@@ -197,10 +197,11 @@ impl Driver {
                 let reason = several.reason();
                 self.follow(now, reason, None);
             }
+            Turn::Tell(reason) => self.follow(now, reason, None),
             Turn::Read(epoch) => {
                 let (store, to_inner) = (several.store(), self.to_inner.clone());
                 tokio::spawn(async move {
-                    drop(to_inner.send(Inner::Read(epoch, several::read(&store).await)));
+                    drop(to_inner.send(Inner::Read(epoch, several::read(&store, epoch.is_some()).await)));
                 });
             }
         }

@@ -141,6 +141,18 @@ impl SharedStore {
         Ok(())
     }
 
+    /// The clusters alone: what whoever watches needs to know.
+    ///
+    /// # Errors
+    /// The registry cannot be read, or what it holds.
+    pub async fn clusters(&self) -> Result<Vec<ClusterState>, StoreError> {
+        let documents = self.list("cluster/").await?;
+        let clusters = documents.iter().map(|document| self.read(document)).collect::<Result<Vec<_>, _>>()?;
+        let _writing = self.writing.lock().await;
+        self.remember(clusters.clone()).await;
+        Ok(clusters)
+    }
+
     fn leader(&self) -> Result<Leader, StoreError> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
         leader.ok_or_else(|| StoreError::Failed("this arbiter does not lead, so it writes nothing".into()))

@@ -19,7 +19,9 @@ fn over(url: String) -> Options {
 #[track_caller]
 fn nobody_leads(world: &mut World) {
     world.wait("nobody leads, and says so", |w| {
-        w.arbiters.iter().all(|a| !a.leads() && a.reason("not_leading").is_some_and(|why| why.contains("not in the election")))
+        w.arbiters
+            .iter()
+            .all(|a| !a.leads() && a.reason("not_leading").is_some_and(|why| why.contains("not in the election")))
     });
 }
 
@@ -32,7 +34,9 @@ fn a19_without_the_store_there_is_no_failover() {
     world.wait_followed();
     server.kill();
     nobody_leads(&mut world);
-    world.stays("the primary goes on", Duration::from_secs(2), |w| w.role(&w.a) == Some("master") && w.fences().is_empty());
+    world.stays("the primary goes on", Duration::from_secs(2), |w| {
+        w.role(&w.a) == Some("master") && w.fences().is_empty()
+    });
     let command = json!({ "command": "failover", "cluster": "orders", "reason": "now" });
     assert_eq!(world.arbiters[0].command(&command).0, 409);
     world.a.kill();
@@ -112,7 +116,9 @@ fn a21_a_store_that_was_set_back_stops_everything() {
         arbiter.start(&[]);
     }
     world.wait("one leads, and says that the store was set back", |w| {
-        w.arbiters.iter().any(|a| a.leads() && a.reason("primary_unclear").is_some_and(|why| why.contains("it was set back")))
+        w.arbiters
+            .iter()
+            .any(|a| a.leads() && a.reason("primary_unclear").is_some_and(|why| why.contains("it was set back")))
     });
     world.stays("nothing is done", Duration::from_secs(2), |w| w.fences() == fences && w.role(&w.b) == Some("master"));
     let leader = world.arbiters.iter().find(|a| a.leads()).unwrap();

@@ -3,11 +3,11 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
 
+#[path = "../common/databases.rs"]
+mod databases;
 #[path = "../arbiter/http.rs"]
 #[allow(dead_code, reason = "this binary uses a part of it")]
 mod http;
-#[path = "../common/databases.rs"]
-mod databases;
 #[path = "../common/proxy.rs"]
 mod proxy;
 #[path = "../common/redis.rs"]

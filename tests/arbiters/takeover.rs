@@ -91,9 +91,9 @@ fn a10_the_leader_dies_together_with_the_primary() {
     let mut world = World::start(2, &options, &[]);
     world.wait_followed();
     world.wait("the watcher knows the positions", |w| {
-        w.arbiters[1].cluster().is_some_and(|c| {
-            c["members"].as_array().unwrap().iter().all(|m| m["position"].as_u64() > Some(0))
-        })
+        w.arbiters[1]
+            .cluster()
+            .is_some_and(|c| c["members"].as_array().unwrap().iter().all(|m| m["position"].as_u64() > Some(0)))
     });
     world.arbiters[0].kill();
     world.a.kill();

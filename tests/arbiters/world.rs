@@ -47,7 +47,8 @@ pub struct Options {
 }
 
 /// Both the arbiter and the standby have to say so.
-pub const DEAD: &str = "- { name: dead, when: { all: [{ ping: { failing: 3 of 3 } }, { link: down }] }, verdict: dead, then: failover }";
+pub const DEAD: &str =
+    "- { name: dead, when: { all: [{ ping: { failing: 3 of 3 } }, { link: down }] }, verdict: dead, then: failover }";
 
 impl Default for Options {
     fn default() -> Self {

@@ -36,6 +36,8 @@ pub(super) const GROUP: &str = "arbiters";
 const STOP_TIME: Duration = Duration::from_millis(250);
 /// How often a watching arbiter reads how things stand.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often a watching arbiter looks whether who leads is to be told otherwise.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 /// What could not be read is read again after this.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 /// How long names are resolved at the start.
@@ -174,6 +176,8 @@ pub(super) struct Several {
     /// When one that could not lead tries again.
     lead_at: Time,
     is_reading: bool,
+    told: String,
+    tell_at: Time,
 }
 
 /// What the driver is to do.
@@ -182,6 +186,8 @@ pub(super) enum Turn {
     Nothing,
     /// Stop acting.
     StepDown,
+    /// This arbiter watches, and who leads, or why nobody does, is told otherwise from here on.
+    Tell(String),
     /// Read the store, to lead in that epoch, or to follow.
     Read(Option<u64>),
 }
@@ -215,6 +221,8 @@ impl Several {
             read_at: clock::now(),
             lead_at: clock::now(),
             is_reading: false,
+            told: String::new(),
+            tell_at: clock::now(),
         })
     }
 
@@ -273,6 +281,15 @@ impl Several {
                 self.is_reading = true;
                 Turn::Read(None)
             }
+            (Phase::Following, _) if now >= self.tell_at => {
+                self.tell_at = now + TELL_EVERY;
+                let reason = self.reason();
+                if reason == self.told {
+                    return Turn::Nothing;
+                }
+                self.told.clone_from(&reason);
+                Turn::Tell(reason)
+            }
             _ => Turn::Nothing,
         }
     }
@@ -312,9 +329,12 @@ impl Several {
     }
 }
 
-/// Reads everything, and what was ever seen there.
-pub(super) async fn read(store: &SharedStore) -> Read {
+/// Reads everything to lead, or the clusters to follow, and what was ever seen there.
+pub(super) async fn read(store: &SharedStore, is_to_lead: bool) -> Read {
     use crate::store::Store as _;
-    let recovered = store.recover().await?;
+    let recovered = match is_to_lead {
+        true => store.recover().await?,
+        false => Recovered { clusters: store.clusters().await?, open: Vec::new() },
+    };
     Ok((recovered, store.seen().await?))
 }
