@@ -4,6 +4,7 @@
 
 #[path = "../common/databases.rs"]
 mod databases;
+#[allow(dead_code, reason = "the tests of the registry use the rest")]
 #[path = "../registry/kv.rs"]
 mod kv;
 
