@@ -472,11 +472,12 @@ impl Driver {
             let now = clock::now();
             match effect {
                 // The store's task answers with `Stored`; until then the engine holds back what follows.
-                Effect::Persist { id, records } => match self.term() {
-                    Ok(term) => drop(self.to_store.send((id, term, records))),
-                    // The next turn forgets what was to be written.
-                    Err(()) => {}
-                },
+                Effect::Persist { id, records } => {
+                    // Where this arbiter leads no more, the next turn forgets what was to be written.
+                    if let Ok(term) = self.term() {
+                        drop(self.to_store.send((id, term, records)));
+                    }
+                }
                 Effect::Run(run) => self.start(*run),
                 Effect::Tell(notice) => self.tell(now, *notice),
                 Effect::Reply { to, result } => {
