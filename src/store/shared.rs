@@ -379,7 +379,7 @@ impl SharedStore {
     async fn remember(&self, states: Vec<ClusterState>) {
         for state in states {
             let kept = match self.local.cluster(&state.cluster).await {
-                Ok(kept) => kept.map_or_else(Epoch::default, |kept| kept.epoch),
+                Ok(kept) => kept.map(|kept| kept.epoch).unwrap_or_default(),
                 Err(error) => return tracing::warn!(%error, "the epochs that were seen cannot be read"),
             };
             if kept >= state.epoch {

@@ -96,8 +96,8 @@ impl Resolver<'_> {
         // A URL that another host's secrets make up cannot be looked at here.
         let is_stand_in = self.tree.node(at.id).raw.is_some() && !at.value.contains("://");
         let kind = at.value.split_once("://").map(|(kind, _)| kind);
-        let Some(_) = kind.filter(|kind| KINDS.iter().any(|(word, _)| word == kind)).or_else(|| is_stand_in.then_some(""))
-        else {
+        let is_known = kind.is_some_and(|kind| KINDS.iter().any(|(word, _)| *word == kind));
+        if !is_known && !is_stand_in {
             self.error_help(at, format!("`{}` names no store", self.shown(at.id)), HELP);
             return None;
         };
