@@ -37,12 +37,14 @@ use crate::{
     engine::Engine,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
-        MemberName, Notice, Observation, Observer, Operator, Outcome, Record, SignalName, Time,
+        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName, Target,
+        Time,
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
         incident::Acknowledgement,
         record::OpenIncident,
+        rule::Reaction,
         status::PrimaryView,
     },
     store::{Store, StoreError, VerdictLine, shared::SharedStore},
@@ -549,6 +551,12 @@ impl Driver {
                 rule: rule.clone(),
             });
         }
+        if let Notice::RuleFired { cluster, explanation } = &notice
+            && explanation.then == Reaction::Redirect
+            && !explanation.shadow
+        {
+            self.redirect_again(cluster, &explanation.rule);
+        }
         if let Notice::IncidentUpdated(incident) = &notice
             && incident.is_closed()
         {
@@ -564,6 +572,28 @@ impl Driver {
         events::emit(&timed, &self.metrics);
         // Nobody listening is no error.
         drop(self.notices.send(Arc::new(timed)));
+    }
+
+    /// Tells nodes and clients once more who is primary, as it stands: the same epoch, the same member. Not while a saga is
+    /// under way, which does so itself.
+    fn redirect_again(&self, cluster: &ClusterName, rule: &RuleName) {
+        let view = self.engine.primaries().into_iter().find(|view| view.cluster == *cluster);
+        let Some(PrimaryView { primary: Some(member), address: Some(address), epoch, .. }) = view else { return };
+        let policy = self.engine.policy();
+        let (Some(hands), Some(policy)) = (self.hands.get(cluster), policy.clusters.get(cluster)) else { return };
+        if policy.mode != Mode::Auto || self.engine.incident(cluster).is_some() {
+            tracing::warn!(%cluster, %rule, "nobody is redirected by the rule: the mode is not auto, or an incident is under way");
+            return;
+        }
+        let target = Target { cluster: cluster.clone(), member, address };
+        let incident = format!("rule-{rule}").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let order = Order { target, epoch, incident: incident.into() };
+        let (hands, methods) = (Arc::clone(hands), policy.failover.redirect.clone());
+        tokio::spawn(async move {
+            for (label, result) in hands.redirect_again(&order, &methods).await {
+                tracing::warn!(cluster = %order.target.cluster, member = %order.target.member, label, ?result, "redirected by a rule");
+            }
+        });
     }
 
     fn publish(&mut self, cluster: &ClusterName) {

@@ -1,6 +1,7 @@
 //! `coroner elect` as real processes: who runs the program, and that never two do.
 
 #![allow(unreachable_pub, reason = "what the modules of a test share")]
+#![allow(clippy::unwrap_used, reason = "what cannot be is a failed test")]
 
 #[path = "../common/databases.rs"]
 mod databases;

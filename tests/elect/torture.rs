@@ -123,18 +123,18 @@ fn torture(url: &str, seed: u64, events: u64) {
             }
         }
         sleep(Duration::from_millis(100 + dice.below(900)));
-        for who in 0..INSTANCES {
-            if instances[who].has_ended() && dice.below(2) == 0 {
-                instances[who] = start(who);
+        for (who, instance) in instances.iter_mut().enumerate() {
+            if instance.has_ended() && dice.below(2) == 0 {
+                *instance = start(who);
             }
         }
     }
     for (_, later) in later {
         end_of(later, &proxies);
     }
-    for who in 0..INSTANCES {
-        if instances[who].has_ended() {
-            instances[who] = start(who);
+    for (who, instance) in instances.iter_mut().enumerate() {
+        if instance.has_ended() {
+            *instance = start(who);
         }
     }
     // Everything is well: somebody runs, within the bound, and keeps running.
