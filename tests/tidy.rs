@@ -9,7 +9,7 @@ use std::{
 };
 
 const EDGES: [&str; 7] = ["broker", "fence", "probe", "redirect", "registry", "report", "store"];
-const PARTS: [&str; 22] = [
+const PARTS: [&str; 23] = [
     "agent",
     "api",
     "arbiter",
