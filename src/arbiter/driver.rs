@@ -37,14 +37,12 @@ use crate::{
     engine::Engine,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
-        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName, Target,
-        Time,
+        MemberName, Notice, Observation, Observer, Operator, Outcome, Record, SignalName, Time,
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
         incident::Acknowledgement,
         record::OpenIncident,
-        rule::Reaction,
         status::PrimaryView,
     },
     store::{Store, StoreError, VerdictLine, shared::SharedStore},
@@ -197,10 +195,11 @@ impl Driver {
                 let reason = several.reason();
                 self.follow(now, reason, None);
             }
+            Turn::Tell(reason) => self.follow(now, reason, None),
             Turn::Read(epoch) => {
                 let (store, to_inner) = (several.store(), self.to_inner.clone());
                 tokio::spawn(async move {
-                    drop(to_inner.send(Inner::Read(epoch, several::read(&store).await)));
+                    drop(to_inner.send(Inner::Read(epoch, several::read(&store, epoch.is_some()).await)));
                 });
             }
         }
@@ -473,11 +472,12 @@ impl Driver {
             let now = clock::now();
             match effect {
                 // The store's task answers with `Stored`; until then the engine holds back what follows.
-                Effect::Persist { id, records } => match self.term() {
-                    Ok(term) => drop(self.to_store.send((id, term, records))),
-                    // The next turn forgets what was to be written.
-                    Err(()) => {}
-                },
+                Effect::Persist { id, records } => {
+                    // Where this arbiter leads no more, the next turn forgets what was to be written.
+                    if let Ok(term) = self.term() {
+                        drop(self.to_store.send((id, term, records)));
+                    }
+                }
                 Effect::Run(run) => self.start(*run),
                 Effect::Tell(notice) => self.tell(now, *notice),
                 Effect::Reply { to, result } => {
@@ -549,12 +549,6 @@ impl Driver {
                 rule: rule.clone(),
             });
         }
-        if let Notice::RuleFired { cluster, explanation } = &notice
-            && explanation.then == Reaction::Redirect
-            && !explanation.shadow
-        {
-            self.redirect_again(cluster, &explanation.rule);
-        }
         if let Notice::IncidentUpdated(incident) = &notice
             && incident.is_closed()
         {
@@ -563,36 +557,13 @@ impl Driver {
         let arbiter = &self.engine.policy().arbiter.name;
         // Of a cluster, only the one that leads reports: the others see the same.
         let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
-        if is_told
-            && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
+        if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
             self.outbox.send(report);
         }
         let timed = TimedNotice { at: now, anchor, notice };
         events::emit(&timed, &self.metrics);
         // Nobody listening is no error.
         drop(self.notices.send(Arc::new(timed)));
-    }
-
-    /// Tells nodes and clients once more who is primary, as it stands: the same epoch, the same member. Not while a saga is
-    /// under way, which does so itself.
-    fn redirect_again(&self, cluster: &ClusterName, rule: &RuleName) {
-        let view = self.engine.primaries().into_iter().find(|view| view.cluster == *cluster);
-        let Some(PrimaryView { primary: Some(member), address: Some(address), epoch, .. }) = view else { return };
-        let policy = self.engine.policy();
-        let (Some(hands), Some(policy)) = (self.hands.get(cluster), policy.clusters.get(cluster)) else { return };
-        if policy.mode != Mode::Auto || self.engine.incident(cluster).is_some() {
-            tracing::warn!(%cluster, %rule, "nobody is redirected by the rule: the mode is not auto, or an incident is under way");
-            return;
-        }
-        let target = Target { cluster: cluster.clone(), member, address };
-        let incident = format!("rule-{rule}").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        let order = Order { target, epoch, incident: incident.into() };
-        let (hands, methods) = (Arc::clone(hands), policy.failover.redirect.clone());
-        tokio::spawn(async move {
-            for (label, result) in hands.redirect_again(&order, &methods).await {
-                tracing::warn!(cluster = %order.target.cluster, member = %order.target.member, label, ?result, "redirected by a rule");
-            }
-        });
     }
 
     fn publish(&mut self, cluster: &ClusterName) {

@@ -66,7 +66,9 @@ pub(super) fn report_of(at: Time, anchor: WallAnchor, arbiter: &str, notice: &No
             warning(Some(cluster), "act_blocked", text, list.is_empty())
         }
         // That it watches while another one leads is how it should be.
-        Notice::Own { what, ok, detail } if !matches!(what.as_str(), "policy" | "leading") => warning(None, what, detail.clone(), *ok),
+        Notice::Own { what, ok, detail } if !matches!(what.as_str(), "policy" | "leading") => {
+            warning(None, what, detail.clone(), *ok)
+        }
         _ => None,
     }
 }

@@ -19,6 +19,7 @@ pub mod relay;
 /// The broker kinds, as a file writes them: `broker: { redis: { … } }`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one for each cluster, and a box would spoil its reading")]
 pub enum AnyBroker {
     /// Redis, Valkey and what speaks like them.
     Redis(redis::Redis),

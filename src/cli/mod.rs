@@ -24,12 +24,14 @@ mod confirm;
 mod continue_;
 pub mod demo;
 pub mod doctor;
+mod elect;
 mod epoch;
 mod failover;
 pub mod fence;
 mod follow;
 mod gate;
 mod incidents;
+mod instances;
 mod key;
 pub mod kinds;
 mod man;
@@ -122,6 +124,16 @@ enum Verb {
     Reload(reload::Args),
     /// Print the epoch and the primary of a cluster.
     Epoch(epoch::Args),
+    /// Run a program on one machine at a time, elected through a database.
+    Elect(elect::Args),
+    /// The guard of a program under election.
+    #[command(hide = true)]
+    ElectGuard(elect::GuardArgs),
+    /// What becomes a program under election.
+    #[command(hide = true)]
+    ElectLaunch(elect::LaunchArgs),
+    /// The history of starts in a database of elections.
+    Instances(instances::Args),
     /// Examine the whole deployment, each finding with its remedy, and how long a failover takes.
     Doctor(doctor::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
@@ -289,6 +301,12 @@ fn tell_failure(context: &Context, failure: &Failure) {
 const MOST_WORKERS: usize = 4;
 
 fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
+    let verb = match verb {
+        // These two hold a deadline or become another program: no runtime.
+        Verb::ElectGuard(args) => return elect::guard(&args),
+        Verb::ElectLaunch(args) => return Ok(elect::launch(args)),
+        verb => verb,
+    };
     let mut builder = match verb {
         Verb::Arbiter(_) | Verb::Relay(_) => {
             // The decision (a relay's storage) has a thread to itself; these serve the network. More of them would wake one another
@@ -337,6 +355,11 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Resume(args) => resume::run(context, &args).await,
         Verb::Reload(args) => reload::run(context, &args).await,
         Verb::Epoch(args) => epoch::run(context, &args).await,
+        Verb::Elect(args) => elect::run(args).await,
+        Verb::Instances(args) => instances::run(context, &args).await,
+        // Done before there was a runtime.
+        Verb::ElectGuard(args) => elect::guard(&args),
+        Verb::ElectLaunch(args) => Ok(elect::launch(args)),
         Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Demo(args) => demo::run(context, args).await,
         Verb::Stdio(args) => stdio::run(args).await,

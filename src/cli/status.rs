@@ -13,7 +13,7 @@ use crate::model::{
     Verdict,
     agent::{GateState, LeaseState},
     incident::IncidentState,
-    status::{AgentStatus, ClusterStatus, IncidentBrief, Status},
+    status::{AgentStatus, Arbiters, ClusterStatus, IncidentBrief, Status},
     time::human,
 };
 
@@ -53,6 +53,9 @@ pub fn render(status: &Status, paint: Paint) -> String {
     if let Some(reason) = &status.store_lost {
         let _ = writeln!(out, "{} {reason}", paint.bad("the store takes no intents, nothing is done:"));
     }
+    if let Some(arbiters) = &status.arbiters {
+        render_arbiters(&mut out, arbiters, paint);
+    }
     if status.clusters.is_empty() {
         out.push_str("No clusters.\n");
     }
@@ -61,6 +64,21 @@ pub fn render(status: &Status, paint: Paint) -> String {
         render_cluster(&mut out, cluster, paint);
     }
     out
+}
+
+fn render_arbiters(out: &mut String, arbiters: &Arbiters, paint: Paint) {
+    let role = if arbiters.leads { paint.good("leads") } else { paint.warn("watches only") };
+    let _ = writeln!(out, "of {} arbiters, this one ({}) {role}", arbiters.instances.len(), arbiters.me);
+    let mut table = Table::new(paint, 2, &["ARBITER", "ROLE", "EPOCH>", "ADDRESS"]);
+    for arbiter in &arbiters.instances {
+        let role = match (arbiter.is_valid, arbiter.is_leader) {
+            (true, true) => "leader",
+            (true, false) => "standby",
+            (false, _) => "gone",
+        };
+        table.row([arbiter.instance.as_str(), role, &arbiter.epoch.to_string(), &dash(arbiter.address.as_ref())]);
+    }
+    out.push_str(&table.to_text());
 }
 
 fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
@@ -373,6 +391,7 @@ pub(super) mod tests {
             policy_hash: "0123456789abcdef".into(),
             tilt: None,
             store_lost: None,
+            arbiters: None,
             clusters: vec![ClusterStatus {
                 cluster: "orders".into(),
                 mode: Mode::Auto,

@@ -52,8 +52,10 @@ pub fn start(registry: Arc<dyn Registry>, options: Options) -> Result<Keeper, Un
     })
 }
 
-/// How long a call is waited for: two of them, one after the other, must fit into the part of the lease that a leader has.
-fn call_within(options: &Options) -> Duration {
+/// How long a call is waited for, and what the registry's time-out is best set to: two of them, one after the other, must fit
+/// into the part of the lease that a leader has.
+#[must_use]
+pub fn call_within(options: &Options) -> Duration {
     let acts = options.lease(options.valid_for).saturating_sub(options.stop_time);
     (acts.saturating_sub(options.heartbeat_every) / 2).max(options.heartbeat_every / 2)
 }

@@ -12,14 +12,17 @@
 //!
 //! An epoch is one uninterrupted leadership: whoever let its lease run out comes back under a new id.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Settings, Standing,
     rows::{Rows, Shrunk},
 };
 use crate::{
-    model::time::{Moment, Mono, Time, human},
+    model::{
+        Time,
+        time::{Moment, Mono},
+    },
     registry::{Beat, Beaten, Instance, Leader, RegistryError},
 };
 
@@ -218,7 +221,7 @@ impl Candidate {
 
     /// When to come again at the latest if nothing is under way: for the next action, or because the standing changes.
     #[must_use]
-    pub fn poll_timeout(&self, now: Moment) -> Option<std::time::Duration> {
+    pub fn poll_timeout(&self, now: Moment) -> Option<Duration> {
         if self.has_left {
             return None;
         }
@@ -227,7 +230,7 @@ impl Candidate {
             || self.is_leaving
             || (self.named_at.is_some() && !self.is_proven && !self.has_looked);
         if !self.is_busy && has_work {
-            return Some(std::time::Duration::ZERO);
+            return Some(Duration::ZERO);
         }
         let beat = (!self.is_busy && self.set_back.is_none()).then(|| self.next_beat.since(now.boot));
         let ends = self.acts_until().filter(|at| *at > now.boot).map(|at| at.since(now.boot));
@@ -275,7 +278,7 @@ impl Candidate {
         self.named_at.map(|at| at + self.longest_wait())
     }
 
-    fn longest_wait(&self) -> std::time::Duration {
+    fn longest_wait(&self) -> Duration {
         self.settings.wait(self.settings.valid_for.max(self.rows.longest_valid_for()))
     }
 
@@ -301,7 +304,7 @@ impl Candidate {
         self.beaten_at = now.mono;
         let valid_for = own.map_or(self.settings.valid_for, |row| {
             let ms = u64::try_from(row.valid_for_ms).unwrap_or(0);
-            self.settings.valid_for.min(std::time::Duration::from_millis(ms))
+            self.settings.valid_for.min(Duration::from_millis(ms))
         });
         let lease_end = sent_at.boot + self.settings.lease(valid_for);
         if answer.leader != self.leader {
@@ -485,15 +488,6 @@ impl Candidate {
                 self.notices.push_back(Notice::ClockStepped { by_ms });
             }
         }
-    }
-
-    /// How it stands, for a log: what it waits for.
-    #[must_use]
-    pub fn waits_for(&self, now: Moment) -> Option<String> {
-        let until = self.rows.waited_at(&self.settings, self.leader).filter(|at| *at > now.mono)?;
-        self.named_at
-            .is_none()
-            .then(|| format!("the leases of the rows before it end in {} at the latest", human(until.since(now.mono))))
     }
 }
 

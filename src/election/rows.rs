@@ -57,9 +57,9 @@ impl Rows {
         valid_for: Duration,
     ) -> Result<(), Shrunk> {
         self.rows.retain(|id, _| *id < own);
-        self.shown_from.get_or_insert(from.unwrap_or(0));
+        self.shown_from.get_or_insert_with(|| from.unwrap_or(0));
         for seen in answer.iter().filter(|row| row.id < own) {
-            let row = self.rows.entry(seen.id).or_insert(Row {
+            let row = self.rows.entry(seen.id).or_insert_with(|| Row {
                 beats: Some(seen.beats),
                 since: now,
                 valid_for: milliseconds(seen.valid_for_ms),

@@ -583,7 +583,8 @@ impl Cluster {
         self.wake = self.wake.min(now + Duration::from_millis(100));
         let names: Vec<Guard> = blocking.iter().map(|(guard, _)| *guard).collect();
         let told = (rule.name.clone(), names);
-        if self.told_blocked.as_ref() != Some(&told) && self.saga.is_none() {
+        // What a watching arbiter would do is the leader's to tell.
+        if self.told_blocked.as_ref() != Some(&told) && self.saga.is_none() && own.not_leading.is_none() {
             self.told_blocked = Some(told);
             let notice = Notice::ActBlocked { cluster: policy.name.clone(), rule: rule.name.clone(), guards: blocking };
             self.emit(Effect::Tell(Box::new(notice)));
@@ -678,7 +679,8 @@ impl Cluster {
     fn tell_guards(&mut self, now: Time, own: &Own, candidates: &[CandidateView]) {
         for guard in Guard::ALL {
             // Whether something is under way, or waits for approval, is told by the incident.
-            if matches!(guard, Guard::Busy | Guard::Approval) {
+            // So is who leads, once for all clusters.
+            if matches!(guard, Guard::Busy | Guard::Approval | Guard::NotLeading) {
                 continue;
             }
             let reason = self.blocks(guard, now, own, Mode::Auto, candidates);

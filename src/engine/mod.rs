@@ -343,7 +343,8 @@ impl Engine {
             }
         };
         if let Some(reason) = &self.own.not_leading {
-            let text = format!("this arbiter ({}) does not lead: {reason}; ask the one that does", self.own.arbiter.name);
+            let text =
+                format!("this arbiter ({}) does not lead: {reason}; ask the one that does", self.own.arbiter.name);
             return self.reply(to, Err(CommandError::new(CommandErrorCode::WrongState, text)));
         }
         let every = matches!(command, Command::Pause { cluster: None, .. } | Command::Resume { cluster: None });

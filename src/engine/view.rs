@@ -267,8 +267,7 @@ impl View {
 
     fn take_of_peer(&mut self, policy: &ClusterPolicy, name: String, seen: Observation) {
         let is_counted = policy.signals.get(&seen.signal).is_some_and(|signal| {
-            signal.observers == Observers::Arbiter
-                && admits(policy, signal, &Observer::Arbiter, seen.subject.as_ref())
+            signal.observers == Observers::Arbiter && admits(policy, signal, &Observer::Arbiter, seen.subject.as_ref())
         });
         if !is_counted || (self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&name)) {
             return;

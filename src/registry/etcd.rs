@@ -218,6 +218,10 @@ impl Etcd {
             return Err(if writes { RegistryError::Unknown(text) } else { RegistryError::Failed(text) });
         };
         let newest = responses.pop().unwrap_or(Value::Null);
+        if succeeded && changes == Changes::Yes {
+            // Of the write of `changes` itself.
+            responses.pop();
+        }
         let newest = found(&newest).first().map_or(0, |kv| number(&kv["mod_revision"]));
         self.seen.note(CHANGES, floor, newest)?;
         Ok(Done { succeeded, responses })

@@ -5,7 +5,8 @@
 //! smallest id leads, and a heartbeat that touches no row means that it lapsed: a new row is inserted, so that the
 //! history of starts stays. Its holes are closed:
 //!
-//! - Time is the database's, in the same statement that compares it. No instance's clock is ever stored.
+//! - Time is the database's, in the same statement that compares it. No instance's clock is ever compared:
+//!   where the database has none (etcd), leases tell who is alive, and the times in the rows are for people only.
 //! - An id never repeats, not even after the newest rows were deleted, so that it serves as the leader's **epoch**: it
 //!   only grows, because a row that lapsed never becomes valid again.
 //! - Who leads is written down ([`Registry::claim`]) and only grows. A clock of the database that steps back revives

@@ -148,7 +148,7 @@ impl serde_json::ser::Formatter for Samples {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
         while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
-            out.write_all(rest[..at].as_bytes())?;
+            out.write_all(&rest.as_bytes()[..at])?;
             let mut chars = rest[at..].chars();
             let mut units = [0; 2];
             for unit in chars.next().map_or(&mut [][..], |c| c.encode_utf16(&mut units)) {

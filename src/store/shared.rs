@@ -122,7 +122,9 @@ impl SharedStore {
         let _writing = self.writing.lock().await;
         let leader = self.leader()?;
         if leader.id != term {
-            return Err(StoreError::Failed(format!("epoch {term} of this arbiter is over, so it writes nothing in it")));
+            return Err(StoreError::Failed(format!(
+                "epoch {term} of this arbiter is over, so it writes nothing in it"
+            )));
         }
         let batch = self.stage(records).await?;
         if batch.is_empty() {
@@ -139,6 +141,18 @@ impl SharedStore {
         Ok(())
     }
 
+    /// The clusters alone: what whoever watches needs to know.
+    ///
+    /// # Errors
+    /// The registry cannot be read, or what it holds.
+    pub async fn clusters(&self) -> Result<Vec<ClusterState>, StoreError> {
+        let documents = self.list("cluster/").await?;
+        let clusters = documents.iter().map(|document| self.read(document)).collect::<Result<Vec<_>, _>>()?;
+        let _writing = self.writing.lock().await;
+        self.remember(clusters.clone()).await;
+        Ok(clusters)
+    }
+
     fn leader(&self) -> Result<Leader, StoreError> {
         let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
         leader.ok_or_else(|| StoreError::Failed("this arbiter does not lead, so it writes nothing".into()))
@@ -149,25 +163,25 @@ impl SharedStore {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(&self, doing: &str, error: &RegistryError) -> StoreError {
+    fn at(doing: &str, error: &RegistryError) -> StoreError {
         match error {
             // A conflict makes the driver read everything anew, which also finds out who leads.
             RegistryError::Conflict { .. } | RegistryError::NotLeader(_) | RegistryError::Unknown(_) => {
-                StoreError::Conflict(format!("{}: {doing}: {error}", self.label()))
+                StoreError::Conflict(format!("{doing}: {error}"))
             }
-            RegistryError::Failed(why) => StoreError::Failed(format!("{}: {doing}: {why}", self.label())),
+            RegistryError::Failed(why) => StoreError::Failed(format!("{doing}: {why}")),
         }
     }
 
     /// Reading changes nothing, so that whatever went wrong is a plain failure.
     async fn get(&self, key: &str) -> Result<Option<Document>, StoreError> {
         let found = self.registry.get(key).await;
-        found.map_err(|error| StoreError::Failed(format!("{}: reading {key}: {error}", self.label())))
+        found.map_err(|error| StoreError::Failed(format!("reading {key}: {error}")))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Document>, StoreError> {
         let found = self.registry.list(prefix).await;
-        found.map_err(|error| StoreError::Failed(format!("{}: reading {prefix}…: {error}", self.label())))
+        found.map_err(|error| StoreError::Failed(format!("reading {prefix}…: {error}")))
     }
 
     fn read<T: DeserializeOwned>(&self, document: &Document) -> Result<T, StoreError> {
@@ -332,16 +346,16 @@ impl SharedStore {
                         lost = None;
                         break;
                     }
-                    return Err(self.forget(self.at("writing", &error)));
+                    return Err(self.forget(Self::at("writing", &error)));
                 }
                 // A failure after a lost answer says nothing of the copy before.
                 (RegistryError::Failed(_), true) => {}
-                (RegistryError::Failed(_), false) => return Err(self.at("writing", &error)),
-                _ => return Err(self.forget(self.at("writing", &error))),
+                (RegistryError::Failed(_), false) => return Err(Self::at("writing", &error)),
+                _ => return Err(self.forget(Self::at("writing", &error))),
             }
         }
         if let Some(error) = lost {
-            return Err(self.forget(self.at("writing, and what became of it could not be found out", &error)));
+            return Err(self.forget(Self::at("writing, and what became of it could not be found out", &error)));
         }
         let mut known = self.known();
         for put in batch.iter().filter(|put| put.key.starts_with("cluster/") || put.key.starts_with("incident/")) {
@@ -365,7 +379,7 @@ impl SharedStore {
     async fn remember(&self, states: Vec<ClusterState>) {
         for state in states {
             let kept = match self.local.cluster(&state.cluster).await {
-                Ok(kept) => kept.map_or(Epoch::default(), |kept| kept.epoch),
+                Ok(kept) => kept.map(|kept| kept.epoch).unwrap_or_default(),
                 Err(error) => return tracing::warn!(%error, "the epochs that were seen cannot be read"),
             };
             if kept >= state.epoch {
@@ -514,7 +528,7 @@ impl Store for SharedStore {
             Ok(()) => Ok(()),
             // Who leads is the election's to say, and not whether the registry takes writes.
             Err(RegistryError::NotLeader(_) | RegistryError::Conflict { .. }) => Ok(()),
-            Err(error) => Err(StoreError::Failed(format!("{}: trying a write: {error}", self.label()))),
+            Err(error) => Err(StoreError::Failed(format!("trying a write: {error}"))),
         }
     }
 
@@ -544,7 +558,7 @@ impl Store for SharedStore {
                 batch.push(Put { key: policy.key, expected: policy.version, text: None });
             }
             batch.push(Put { key: incident_key(&incident.id), expected: *version, text: None });
-            self.registry.put(&batch, Some(&leader)).await.map_err(|error| self.at("forgetting", &error))?;
+            self.registry.put(&batch, Some(&leader)).await.map_err(|error| Self::at("forgetting", &error))?;
             self.known().remove(&incident_key(&incident.id));
         }
         Ok(())
@@ -582,7 +596,8 @@ fn log_key(incident: &IncidentId, number: u32) -> String {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::Failed(format!("a record cannot be written down: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| StoreError::Failed(format!("a record cannot be written down: {error}")))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {

@@ -108,7 +108,10 @@ fn own(what: &str, ok: bool, detail: &str, metrics: &Metrics) {
         "policy" => metrics.config_reload_ok.set(ok.into()),
         _ => {}
     }
-    if ok {
+    if what == "leading" {
+        // To watch is no fault.
+        info!("Leading: {ok}: {detail}.");
+    } else if ok {
         info!(what, detail, "The arbiter is well in this again.");
     } else {
         error!(what, detail, "The arbiter itself is unwell.");

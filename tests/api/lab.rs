@@ -137,6 +137,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         mesh: None,
         policy: Policy { clusters: BTreeMap::from([(cluster.clone(), policy)]), ..Policy::default() },
         arbiter: ArbiterConfig {
+            shared: None,
             name: "arbiter-1".into(),
             http: here,
             udp: here,
@@ -316,6 +317,8 @@ async fn decide(
             Input::Command { reply, .. } => {
                 let _ = reply.send(Err(CommandError::new(CommandErrorCode::WrongState, "not you")));
             }
+            // Only other arbiters send these, and there are none.
+            Input::Peer { .. } | Input::Notice(_) => {}
             Input::Query(Query::Status(reply)) => {
                 let _ = reply.send(status(ready.load(Ordering::Relaxed)));
             }

@@ -21,6 +21,7 @@ mod guards;
 mod operator;
 mod outcomes;
 mod progress;
+mod several;
 mod silence;
 mod suspicion;
 mod time;

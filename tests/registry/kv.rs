@@ -1,8 +1,9 @@
 //! Real Redis and etcd servers for tests, each in a session and a directory of its own on free ports of loopback.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -114,10 +115,6 @@ impl Server {
     }
 
     fn comes_up(&mut self) -> bool {
-        let ready = match self.kind {
-            Kind::Redis => "Ready to accept connections",
-            Kind::Etcd => "ready to serve client requests",
-        };
         for _ in 0..6_000 {
             if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
                 let name = if self.kind == Kind::Redis { "redis-server" } else { "etcd" };
@@ -126,13 +123,33 @@ impl Server {
                 assert!(is_there, "{name} cannot be started; install it: apt install {package}");
                 return false;
             }
-            // etcd serves before it has said so in older versions, and says so in all.
-            if self.log().contains(ready) && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            if self.answers().is_ok_and(|is_well| is_well) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         false
+    }
+
+    /// Whether it says that it is well.
+    fn answers(&self) -> std::io::Result<bool> {
+        let (question, well) = match self.kind {
+            Kind::Redis => ("PING\r\n", &["+PONG", "-NOAUTH"][..]),
+            Kind::Etcd => ("GET /health HTTP/1.0\r\n\r\n", &["\"health\":\"true\""][..]),
+        };
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(question.as_bytes())?;
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        loop {
+            let count = stream.read(&mut piece)?;
+            answer.extend_from_slice(&piece[..count]);
+            let text = String::from_utf8_lossy(&answer);
+            if count == 0 || self.kind == Kind::Redis && text.ends_with("\r\n") {
+                return Ok(well.iter().any(|word| text.contains(word)));
+            }
+        }
     }
 
     pub fn log(&self) -> String {
@@ -208,10 +225,6 @@ impl Server {
 
     pub fn empty_disk(&self) {
         std::fs::remove_file(self.disk().join("filler")).unwrap();
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 }
 

@@ -140,7 +140,7 @@ async fn a21_the_largest_epochs_are_kept_beside_the_registry() {
     assert!(is_conflict(&a.persist(&[take("orders", 7, 8)]).await), "the version is another one");
     for store in [a, watcher] {
         assert_eq!(store.recover().await.unwrap().clusters[0].epoch, Epoch(3));
-        assert_eq!(store.seen().await.unwrap()[&"orders".into()], Epoch(7));
+        assert_eq!(store.seen().await.unwrap()[&coroner::model::ClusterName::from("orders")], Epoch(7));
     }
 }
 

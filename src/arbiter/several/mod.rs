@@ -36,6 +36,8 @@ pub(super) const GROUP: &str = "arbiters";
 const STOP_TIME: Duration = Duration::from_millis(250);
 /// How often a watching arbiter reads how things stand.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often a watching arbiter looks whether who leads is to be told otherwise.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 /// What could not be read is read again after this.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 /// How long names are resolved at the start.
@@ -84,8 +86,9 @@ pub(super) fn name_instance(config: &mut Config, given: Option<&str>) -> Result<
 
 /// The host's name, or its first part, whichever the mesh knows.
 fn host_name(config: &Config) -> Result<String, StartError> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_err(|error| StartError::Build(format!("the host's name cannot be read ({error}): say `--instance NAME`")))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(|error| {
+        StartError::Build(format!("the host's name cannot be read ({error}): say `--instance NAME`"))
+    })?;
     let host = host.trim();
     let short = host.split('.').next().unwrap_or(host);
     let knows = |name: &str| config.mesh.as_ref().is_some_and(|mesh| mesh.parties.contains_key(name));
@@ -99,7 +102,8 @@ pub(super) fn registry(shared: &SharedStoreConfig) -> Result<Arc<dyn Registry>, 
         timeout: (shared.valid_for / 3).clamp(Duration::from_millis(200), Duration::from_secs(2)),
         ..registry::Options::default()
     };
-    registry::open(shared.url.expose(), &options).map_err(|error| StartError::Build(format!("`arbiter.store`: {error}")))
+    registry::open(shared.url.expose(), &options)
+        .map_err(|error| StartError::Build(format!("`arbiter.store`: {error}")))
 }
 
 /// Refuses a store that is one of the members, by whatever name: it would be gone in the moment in which it is needed,
@@ -167,8 +171,13 @@ pub(super) struct Several {
     store: Arc<SharedStore>,
     others: Arc<Others>,
     phase: Phase,
+    /// When a watching arbiter reads again.
     read_at: Time,
+    /// When one that could not lead tries again.
+    lead_at: Time,
     is_reading: bool,
+    told: String,
+    tell_at: Time,
 }
 
 /// What the driver is to do.
@@ -177,6 +186,8 @@ pub(super) enum Turn {
     Nothing,
     /// Stop acting.
     StepDown,
+    /// This arbiter watches, and who leads, or why nobody does, is told otherwise from here on.
+    Tell(String),
     /// Read the store, to lead in that epoch, or to follow.
     Read(Option<u64>),
 }
@@ -187,9 +198,8 @@ impl Several {
         refuse_a_guarded_store(config, shared).await?;
         let registry = registry(shared)?;
         let path = &config.arbiter.store;
-        let local = SqliteStore::open(path, bounds)
-            .await
-            .map_err(|source| StartError::Store { path: path.clone(), source })?;
+        let local =
+            SqliteStore::open(path, bounds).await.map_err(|source| StartError::Store { path: path.clone(), source })?;
         let keep = usize::try_from(bounds.incidents).unwrap_or(usize::MAX);
         let store = Arc::new(SharedStore::new(Arc::clone(&registry), local, GROUP, keep));
         let settings = Settings {
@@ -209,7 +219,10 @@ impl Several {
             others: Arc::new(others),
             phase: Phase::Following,
             read_at: clock::now(),
+            lead_at: clock::now(),
             is_reading: false,
+            told: String::new(),
+            tell_at: clock::now(),
         })
     }
 
@@ -257,25 +270,39 @@ impl Several {
                 self.step_down(now);
                 Turn::StepDown
             }
-            (Phase::Following, Some(epoch)) if now >= self.read_at => {
+            (Phase::Following, Some(epoch)) if now >= self.lead_at => {
                 self.phase = Phase::Reading(epoch);
                 self.store.lead(Some(epoch));
                 Turn::Read(Some(epoch))
             }
-            (Phase::Following, None) if now >= self.read_at && !self.is_reading => {
+            // While it stands outside, the store cannot be read either.
+            (Phase::Following, None) if now >= self.read_at && !self.is_reading && self.is_standby() => {
                 self.read_at = now + FOLLOW_EVERY;
                 self.is_reading = true;
                 Turn::Read(None)
             }
+            (Phase::Following, _) if now >= self.tell_at => {
+                self.tell_at = now + TELL_EVERY;
+                let reason = self.reason();
+                if reason == self.told {
+                    return Turn::Nothing;
+                }
+                self.told.clone_from(&reason);
+                Turn::Tell(reason)
+            }
             _ => Turn::Nothing,
         }
+    }
+
+    fn is_standby(&self) -> bool {
+        matches!(self.keeper.standing(), Standing::Standby { .. })
     }
 
     /// Nothing is written or begun any more, until everything was read anew.
     pub(super) fn step_down(&mut self, now: Time) {
         self.store.lead(None);
         self.phase = Phase::Following;
-        self.read_at = now + READ_AGAIN;
+        self.lead_at = now + READ_AGAIN;
     }
 
     /// Whether what was read for that epoch is still asked for; from here on it leads.
@@ -302,9 +329,12 @@ impl Several {
     }
 }
 
-/// Reads everything, and what was ever seen there.
-pub(super) async fn read(store: &SharedStore) -> Read {
+/// Reads everything to lead, or the clusters to follow, and what was ever seen there.
+pub(super) async fn read(store: &SharedStore, is_to_lead: bool) -> Read {
     use crate::store::Store as _;
-    let recovered = store.recover().await?;
+    let recovered = match is_to_lead {
+        true => store.recover().await?,
+        false => Recovered { clusters: store.clusters().await?, open: Vec::new() },
+    };
     Ok((recovered, store.seen().await?))
 }

@@ -132,12 +132,13 @@ impl Others {
 
     /// Tells and looks, until the driver is gone. `views`: what this arbiter's probes saw last.
     pub(in crate::arbiter) async fn run(self: Arc<Self>, handle: Handle, mut views: watch::Receiver<Vec<Look>>) {
-        let (mut places, mut own_view) = (Slot::new(format!("arbiter/{}", self.me)), Slot::new(format!("view/{}", self.me)));
+        let (mut places, mut own_view) =
+            (Slot::new(format!("arbiter/{}", self.me)), Slot::new(format!("view/{}", self.me)));
         let mut seen: HashMap<String, u64> = HashMap::new();
         let mut twins = Twins::default();
         let mut written = Moment::default();
         let mut last: Vec<Look> = Vec::new();
-        let mut failed = false;
+        let (mut failed, mut is_prepared) = (false, false);
         loop {
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
@@ -148,6 +149,10 @@ impl Others {
             let is_news = looks.len() != last.len() || looks.iter().zip(&last).any(|(a, b)| a.says() != b.says());
             let is_due = now.boot.since(written.boot) >= RENEW_EVERY;
             let round = async {
+                if !is_prepared {
+                    self.registry.prepare().await?;
+                    is_prepared = true;
+                }
                 if is_news || is_due {
                     own_view.put(&*self.registry, &looks).await?;
                     written = now;
@@ -223,7 +228,11 @@ impl Slot {
         Self { key, version: None, text: String::new() }
     }
 
-    async fn put<T: Serialize + ?Sized + Sync>(&mut self, registry: &dyn Registry, value: &T) -> Result<(), RegistryError> {
+    async fn put<T: Serialize + ?Sized + Sync>(
+        &mut self,
+        registry: &dyn Registry,
+        value: &T,
+    ) -> Result<(), RegistryError> {
         let text = serde_json::to_string(value).map_err(|error| RegistryError::Failed(error.to_string()))?;
         // What never changes is written once.
         if self.version.is_some() && text == self.text && !self.key.starts_with("view/") {

@@ -210,7 +210,10 @@ fn holds(value: &Value, word: &str) -> bool {
         Value::String(text) => has_word(text, word),
         Value::Array(list) => list.iter().any(|v| holds(v, word)),
         Value::Object(map) => map.iter().any(|(key, v)| has_word(key, word) || holds(v, word)),
-        Value::Bool(_) | Value::Number(_) => value.to_string() == word,
+        Value::Bool(_) | Value::Number(_) => {
+            let text = value.to_string();
+            text == word
+        }
         Value::Null => false,
     }
 }

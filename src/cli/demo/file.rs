@@ -104,7 +104,7 @@ clusters:
         when:
           all:
             - ping: ok
-            - write: { failing: 3 of 3 }
+            - any: [{ write: { failing: 3 of 3 } }, { write: { writable: false } }]
             - at_least: { count: majority, of: arrivals, are: { silent: 1s } }
         for: 500ms
         verdict: gray

@@ -443,7 +443,7 @@ impl Resolver<'_> {
         let without: Vec<&str> = view.nodes.iter().filter(|n| !has_agent(n)).map(NodeName::as_str).collect();
         if !without.is_empty() {
             let message =
-                format!("`nodes` is done by the agents of all nodes, and `{}` has none", without.join("`, `"));
+                format!("`nodes` is done by the agents of all nodes; without one: `{}`", without.join("`, `"));
             self.notes.error_help(place, message, "add the nodes to `mesh.parties`");
         }
         if cluster.value.observe.as_ref().is_none_or(|o| o.value.enforce != Some(true)) {

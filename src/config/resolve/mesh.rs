@@ -90,7 +90,8 @@ impl Resolver<'_> {
         if let Some(list) = m.parties.as_ref().filter(|_| is_shared)
             && self.mesh.as_ref().is_some_and(|mesh| mesh.arbiters.is_empty())
         {
-            let help = "add each by its instance's name: `NAME: { key: \"ed25519:…\", address: \"ip:port\", arbiter: true }`";
+            let help =
+                "add each by its instance's name: `NAME: { key: \"ed25519:…\", address: \"ip:port\", arbiter: true }`";
             self.error_help(list, "none of the parties is an arbiter", help);
         }
         if let (Some(list), Some(arbiter), false) = (&m.parties, arbiter, is_shared)

@@ -44,9 +44,7 @@ pub(crate) fn endpoints(url: &str) -> Vec<(String, u16)> {
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
     let split = |host: &str| match host.rsplit_once(':') {
         // The last colon of a bare IPv6 address divides nothing.
-        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => {
-            Some((bare(name), digits.parse().ok()?))
-        }
+        Some((name, digits)) if !name.contains(':') || name.ends_with(']') => Some((bare(name), digits.parse().ok()?)),
         _ => Some((bare(host), *port)),
     };
     hosts.split(',').filter(|host| !host.is_empty()).filter_map(split).collect()
@@ -82,22 +80,24 @@ impl Resolver<'_> {
         arbiter: &schema::Arbiter,
     ) -> Option<(PathBuf, Option<SharedStoreConfig>)> {
         if let Some(("sqlite", path)) = at.value.split_once(':').filter(|(_, path)| !path.is_empty()) {
+            if arbiter.leadership.is_some() {
+                return Some(self.shared(at, arbiter));
+            }
             let alone = "belongs to a store that several arbiters share, and a SQLite file has one arbiter";
             for (word, given) in [("instance", arbiter.instance.as_ref()), ("local", arbiter.local.as_ref())] {
                 if let Some(given) = given {
-                    self.error_help(given, format!("`{word}` {alone}"), format!("leave it out, or {HELP}"));
+                    let help = "leave it out; or write a database that several hosts reach, or, to try it out with several \
+                                arbiters on one host, `leadership: {}` beside the file";
+                    self.error_help(given, format!("`{word}` {alone}"), help);
                 }
-            }
-            if let Some(given) = &arbiter.leadership {
-                self.error_help(given, format!("`leadership` {alone}"), format!("leave it out, or {HELP}"));
             }
             return Some((plain(path), None));
         }
         // A URL that another host's secrets make up cannot be looked at here.
         let is_stand_in = self.tree.node(at.id).raw.is_some() && !at.value.contains("://");
         let kind = at.value.split_once("://").map(|(kind, _)| kind);
-        let Some(_) = kind.filter(|kind| KINDS.iter().any(|(word, _)| word == kind)).or(is_stand_in.then_some(""))
-        else {
+        let is_known = kind.is_some_and(|kind| KINDS.iter().any(|(word, _)| *word == kind));
+        if !is_known && !is_stand_in {
             self.error_help(at, format!("`{}` names no store", self.shown(at.id)), HELP);
             return None;
         };
@@ -105,6 +105,10 @@ impl Resolver<'_> {
             self.error_help(at, format!("`{}` names no host", self.shown(at.id)), "write `kind://user@host:port/name`");
             return None;
         }
+        Some(self.shared(at, arbiter))
+    }
+
+    fn shared(&mut self, at: &At<String>, arbiter: &schema::Arbiter) -> (PathBuf, Option<SharedStoreConfig>) {
         let none = schema::Leadership::default();
         let l = arbiter.leadership.as_ref().map_or(&none, |at| &at.value);
         let (heartbeat, valid_for) = (self.span(&l.heartbeat, HEARTBEAT), self.span(&l.valid_for, VALID_FOR));
@@ -121,7 +125,11 @@ impl Resolver<'_> {
             self.error_help(at, message, format!("write `valid_for: {}` or more", human(needed)));
         }
         if let Some(at) = l.heartbeat.as_ref().filter(|_| heartbeat < Duration::from_millis(100)) {
-            self.error_help(at, "a heartbeat is a durable write: the store would be busy with it", "write 100ms or more");
+            self.error_help(
+                at,
+                "a heartbeat is a durable write: the store would be busy with it",
+                "write 100ms or more",
+            );
         }
         if let Some(instance) = &arbiter.instance {
             self.check_name(instance, "an instance's name");
@@ -133,7 +141,7 @@ impl Resolver<'_> {
             heartbeat,
             valid_for,
         };
-        Some((plain(local.strip_prefix("sqlite:").unwrap_or(local)), Some(shared)))
+        (plain(local.strip_prefix("sqlite:").unwrap_or(local)), Some(shared))
     }
 
     /// A store that dies together with what it guards says nothing in the one moment that counts.
@@ -166,7 +174,8 @@ mod tests {
 
     #[test]
     fn the_hosts_of_a_url() {
-        let of = |url: &str| endpoints(url).into_iter().map(|(host, port)| format!("{host} {port}")).collect::<Vec<_>>();
+        let of =
+            |url: &str| endpoints(url).into_iter().map(|(host, port)| format!("{host} {port}")).collect::<Vec<_>>();
         assert_eq!(of("postgres://a:p@s@DB.example/coroner"), ["db.example 5432"]);
         assert_eq!(of("redis://10.0.0.1:7000/3"), ["10.0.0.1 7000"]);
         assert_eq!(of("mongodb://a,b:1,[::1]:2/x?replicaSet=y"), ["a 27017", "b 1", "::1 2"]);
