@@ -37,8 +37,8 @@ use crate::{
     engine::Engine,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
-        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName, Target,
-        Time,
+        MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName,
+        Target, Time,
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
@@ -581,8 +581,12 @@ impl Driver {
         let Some(PrimaryView { primary: Some(member), address: Some(address), epoch, .. }) = view else { return };
         let policy = self.engine.policy();
         let (Some(hands), Some(policy)) = (self.hands.get(cluster), policy.clusters.get(cluster)) else { return };
-        if policy.mode != Mode::Auto || self.engine.incident(cluster).is_some() {
-            tracing::warn!(%cluster, %rule, "nobody is redirected by the rule: the mode is not auto, or an incident is under way");
+        if !self.engine.leads() || policy.mode != Mode::Auto || self.engine.incident(cluster).is_some() {
+            tracing::warn!(
+                %cluster,
+                %rule,
+                "nobody is redirected by the rule: another arbiter leads, the mode is not auto, or an incident is under way"
+            );
             return;
         }
         let target = Target { cluster: cluster.clone(), member, address };

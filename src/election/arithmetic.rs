@@ -87,7 +87,9 @@ impl Settings {
         if !is_name(&self.group) || !is_name(&self.instance) {
             return Err(Unsafe::Name);
         }
-        if self.heartbeat_every.is_zero() || self.valid_for.is_zero() || !self.valid_for.subsec_nanos().is_multiple_of(1_000_000)
+        if self.heartbeat_every.is_zero()
+            || self.valid_for.is_zero()
+            || !self.valid_for.subsec_nanos().is_multiple_of(1_000_000)
         {
             return Err(Unsafe::Zero);
         }
