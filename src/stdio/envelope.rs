@@ -266,7 +266,7 @@ mod tests {
             (r#"{"src":"a","dest":"n1"}"#, Some("a"), None, "`body` is missing"),
             (r#"{"src":"a","dest":"n1","body":{"msg_id":1},"body":{"msg_id":2}}"#, Some("a"), Some(1), "`body` stands"),
             (r#"{"src":"a","dest":"n1","body":{"msg_id":1,"x":{"y":1,"y":2}}}"#, Some("a"), Some(1), "twice"),
-            (r#"{"src":"\ud800","dest":"n1","body":{"msg_id":1}}"#, None, None, "surrogate"),
+            (r#"{"src":"\ud800","dest":"n1","body":{"msg_id":1}}"#, None, None, "hex escape"),
         ] {
             let (envelope, fault) = read(line);
             assert_eq!((envelope.src.as_deref(), envelope.msg_id), (src, msg_id), "{line}");

@@ -60,7 +60,7 @@ const RULES: &str = r#"      link: { broker: { ask: replication_link, of: standb
     death_rules:
       # What the task says: its heartbeats are missing for ten seconds.
       - name: silent for ten seconds
-        when: { all: [{ ping: { silent: 10s } }, { link: down }] }
+        when: { all: [{ ping: { silent: 10s } }, { at_least: { count: majority, of: link, are: down } }] }
         verdict: dead
         then: failover
     failover:
