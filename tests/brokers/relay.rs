@@ -45,6 +45,17 @@ impl Member {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// SIGSTOP, and waits until each of its threads stands still: the signal alone is under way for a moment, in which it
+    /// still answers.
+    fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stands = |stat: &Path| std::fs::read_to_string(stat).is_ok_and(|text| text.contains(") T "));
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !std::fs::read_dir(&tasks).unwrap().all(|task| stands(&task.unwrap().path().join("stat"))) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -66,6 +77,7 @@ fn spawn(dir: &Path, name: &str, at: SocketAddr, follow: Option<SocketAddr>) -> 
     let mut command = Command::new("setsid");
     command.arg(env!("CARGO_BIN_EXE_coroner")).args([
         "relay",
+        "serve",
         "--name",
         name,
         "--listen",
@@ -190,7 +202,7 @@ async fn p5_every_call_ends_by_its_deadline_on_a_frozen_relay() {
     let (broker, at_a, at_b) = (kind(), a.target(), b.target());
     let order_of = |at: &Target| Order { target: at.clone(), epoch: Epoch(2), incident: "01TEST".into() };
     broker.hold_open(&at_a, SOON).await;
-    a.signal(Signal::SIGSTOP);
+    a.freeze();
     let watch = Stopwatch::start();
     for ask in ALL {
         assert_eq!(failure(broker.ask(ask, &at_a, SHORT).await), FailureKind::TimedOut, "{ask:?}");

@@ -62,7 +62,7 @@ pub const TRUST_THE_STORAGE: &str = r#"- { exec: { command: ["true"], status: ["
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fence: KILL, size: 100, window: 500 }
+        Self { fence: KILL, size: 100, window: 200 }
     }
 }
 
@@ -279,13 +279,17 @@ impl House {
         .await;
     }
 
-    /// It is the shadow, it is linked, and nothing keeps it from being promoted.
+    /// It is the shadow, it is linked and keeps up, and nothing keeps it from being promoted. A member that comes back
+    /// replays the whole log first: a failover before its end may take longer than the file allows, and is held then.
     pub async fn is_linked(&self, member: &str) -> bool {
         let is_quarantined = self.cluster().await.is_none_or(|cluster| {
             let members = cluster["members"].as_array().cloned().unwrap_or_default();
             members.iter().any(|m| m["member"] == member && m["quarantined"] != false)
         });
-        !is_quarantined && self.status(member).await.is_some_and(|s| s.role == Role::Shadow && s.is_linked)
+        let (Some(a), Some(b)) = (self.status(A).await, self.status(B).await) else { return false };
+        let (own, other) = if member == A { (a, b) } else { (b, a) };
+        let keeps_up = other.position.saturating_sub(own.position) < 20_000;
+        !is_quarantined && keeps_up && own.role == Role::Shadow && own.is_linked
     }
 
     /// This member is primary in a larger epoch than `epoch`; the epoch.

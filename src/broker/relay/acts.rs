@@ -158,16 +158,13 @@ impl RelayBroker {
             let watch = Stopwatch::start();
             // Ends before the act's own deadline, so that how far it came can be told.
             let limit = deadline.mul_f64(0.8);
-            let mut replayed = 0;
+            let before = self.status(&order.target).await?.position;
             loop {
                 // The end of the log is looked for anew each time: the old primary may have been stopped only now.
                 let within_ms = milliseconds(limit.saturating_sub(watch.elapsed()).max(POLL));
                 let answer = self.once(&order.target, &Request::CatchUp { upto: None, within_ms }).await?;
                 let status = match answer {
-                    Answer::Ok { status, replayed: more, .. } => {
-                        replayed += more.unwrap_or(0);
-                        status
-                    }
+                    Answer::Ok { status, .. } => status,
                     // It ran out of its time; the position tells how far it came.
                     Answer::Failed { .. } => self.status(&order.target).await?,
                     other => return Err(refusal(&other).into()),
@@ -181,8 +178,9 @@ impl RelayBroker {
                         _ => String::new(),
                     };
                     let detail = format!(
-                        "it has replayed the log to position {}{short}; {replayed} entries were replayed for it",
-                        status.position
+                        "it has replayed the log to position {}{short}; {} entries were replayed for it",
+                        status.position,
+                        status.position.saturating_sub(before)
                     );
                     return Ok(Done { detail, position: Some(status.position), divergent: None });
                 }
