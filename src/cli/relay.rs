@@ -29,14 +29,11 @@ use crate::{
 mod dump;
 mod heart;
 
-/// The broker of this package. Without a word more: `serve`.
+/// The broker of this package.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: Option<What>,
-    #[command(flatten)]
-    serve: Option<Serve>,
+    what: What,
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,13 +142,12 @@ struct Status {
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, Failure> {
-    match (args.what, args.serve) {
-        (Some(What::Serve(serve)), _) | (None, Some(serve)) => run_relay(serve).await,
-        (Some(What::Send(send)), _) => run_sender(send).await,
-        (Some(What::Node(node)), _) => run_node(node).await,
-        (Some(What::Status(status)), _) => tell_status(context, &status).await,
-        (Some(What::Dump(dump)), _) => dump::run(&dump),
-        (None, None) => Err(Failure::new(Code::Usage, "Say what the relay is to do: `coroner relay --help`.")),
+    match args.what {
+        What::Serve(serve) => run_relay(serve).await,
+        What::Send(send) => run_sender(send).await,
+        What::Node(node) => run_node(node).await,
+        What::Status(status) => tell_status(context, &status).await,
+        What::Dump(dump) => dump::run(&dump),
     }
 }
 

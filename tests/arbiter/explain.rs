@@ -53,7 +53,7 @@ fn why_says_during_a_suspicion_what_the_incident_records() {
     });
     assert_eq!(why_not["ready"], false);
     let guards = why_not["guards"].as_array().unwrap();
-    assert_eq!(guards.len(), 14, "all of them are listed");
+    assert_eq!(guards.len(), 15, "all of them are listed");
     assert!(guards.iter().all(|g| !g["reason"].as_str().unwrap().is_empty()), "each with its reason: {guards:#?}");
     assert_eq!(why_not["candidates"][0]["member"], "broker-b");
     assert_eq!(why_not["candidates"][0]["rejected"], json!([]));
