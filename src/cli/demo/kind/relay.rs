@@ -18,7 +18,7 @@ use crate::{
 /// A server of this machine answers within this, or does not.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// The whole log of a demo is read within this.
-const READ_WITHIN: Duration = Duration::from_secs(5);
+const READ_WITHIN: Duration = Duration::from_secs(15);
 
 /// The kind.
 #[derive(Debug)]
