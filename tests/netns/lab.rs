@@ -233,7 +233,7 @@ impl Lab {
         let port = if verb == "demo-sender" { 9001 } else { 9000 };
         let redis: Vec<String> = MEMBERS.iter().map(|m| format!("{m}={}:6379", address(m))).collect();
         command.arg(env!("CARGO_BIN_EXE_coroner")).args([verb, "--name", name, "--cluster", "lab", "--arbiter"]);
-        command.arg(format!("http://{}:7400", address("a"))).args(["--redis", &redis.join(",")]);
+        command.arg(format!("http://{}:7400", address("a"))).args(["--broker", "redis", "--member", &redis.join(",")]);
         command.args(["--listen", &format!("{}:{port}", address(host)), "--token-env", "LAB_TOKEN"]);
         command.arg("--until-stdin-ends").args(more).env("LAB_TOKEN", TOKEN);
         self.keep(name, Process::start(command, &self.path(&format!("{name}.log"))));
