@@ -67,7 +67,7 @@ fn why_says_during_a_suspicion_what_the_incident_records() {
     assert_eq!(shape(&recorded["tree"]), shape(&seen["tree"]));
     assert_eq!((&recorded["verdict"], &recorded["then"]), (&seen["verdict"], &seen["then"]));
     let guards = incident["guards"].as_array().unwrap();
-    assert!(guards.len() == 14 && guards.iter().all(|g| g["blocks"] == false), "{guards:#?}");
+    assert!(guards.len() == 15 && guards.iter().all(|g| g["blocks"] == false), "{guards:#?}");
 }
 
 #[test]
