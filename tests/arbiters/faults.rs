@@ -179,7 +179,7 @@ fn a_store_that_is_the_broker_is_refused() {
 fn a_watcher_that_was_stopped_catches_up() {
     let mut world = World::start(2, &Options::default(), &[]);
     world.wait_followed();
-    world.arbiters[1].signal(Signal::SIGSTOP);
+    world.stop(1);
     world.a.kill();
     world.wait("the failover is done", |w| w.arbiters[0].cluster().is_some_and(|c| c["primary"] == "broker-b"));
     world.arbiters[1].signal(Signal::SIGCONT);

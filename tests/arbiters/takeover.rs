@@ -112,7 +112,7 @@ fn a14_a_leader_that_was_stopped_does_nothing_more() {
     world.wait("the failover is fencing", |w| {
         w.arbiters[0].incidents().first().is_some_and(|incident| incident["state"] == "fencing")
     });
-    world.arbiters[0].signal(Signal::SIGSTOP);
+    world.stop(0);
     world.wait("the other one leads", |w| w.arbiters[1].leads());
     world.hold_fences(false);
     check_end(&mut world, 1);

@@ -208,6 +208,21 @@ impl World {
         world
     }
 
+    /// SIGSTOP, where the shared file is free: one that is stopped inside a transaction of SQLite stops everybody, which is
+    /// that database's way and said of it in the documents.
+    pub fn stop(&mut self, arbiter: usize) {
+        let file = self.dir().join("shared.db");
+        self.wait("it stands still outside of a transaction", |world| {
+            world.arbiters[arbiter].signal(Signal::SIGSTOP);
+            let look = Command::new("sqlite3").arg(&file).args([".timeout 300", "BEGIN IMMEDIATE; ROLLBACK;"]).output();
+            let is_free = look.expect("sqlite3 runs: apt install sqlite3").status.success();
+            if !is_free {
+                world.arbiters[arbiter].signal(Signal::SIGCONT);
+            }
+            is_free
+        });
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
