@@ -28,13 +28,13 @@ fn helper() {
     }
 }
 
-/// `CORONER_LAB_FAULTS`: how many faults (12); `CORONER_LAB_SEED`: which.
+/// `CORONER_LAB_FAULTS`: how many faults (9); `CORONER_LAB_SEED`: which.
 #[test]
 fn random_faults_never_show_two_primaries() {
     let number = |name: &str, default: u64| {
         std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}: {e}")))
     };
-    let count = number("CORONER_LAB_FAULTS", 12);
+    let count = number("CORONER_LAB_FAULTS", 9);
     let seed = number("CORONER_LAB_SEED", client::monotonic());
     println!("SEED {seed}, {count} faults");
     let mut random = Random(seed);
