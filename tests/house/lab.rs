@@ -382,7 +382,10 @@ fn start_relay(dir: &Path, name: &str, port: u16, follows: Option<u16>, arbiter:
         words.extend(["--follow".to_owned(), local(port).to_string()]);
     }
     let process = Process::start(&dir.join(format!("{name}.log")), &words);
-    fs::write(dir.join(format!("{name}.pid")), format!("{}\n", process.pid)).unwrap();
+    // By renaming: the arbiter may look at any moment, and does not look again soon.
+    let file = dir.join(format!("{name}.pid"));
+    fs::write(file.with_extension("new"), format!("{}\n", process.pid)).unwrap();
+    fs::rename(file.with_extension("new"), file).unwrap();
     process
 }
 

@@ -113,9 +113,13 @@ impl Kind for Relay {
                     kept.extend(messages.iter().filter_map(number));
                 }
             }
+            // It has come, and may wait in the client's queue. Senders go on, so that the queue may never be empty.
             while let Ok(Some(arrival)) = timeout(Duration::from_millis(50), node.next()).await {
                 if let Arrival::Messages(messages) = arrival {
                     kept.extend(messages.iter().filter_map(number));
+                    if messages.iter().any(|message| message.sequence >= end) {
+                        break;
+                    }
                 }
             }
         };
