@@ -36,11 +36,11 @@ fn p1_p3_p5_a_unit_is_watched_over_the_bus_and_stopped_for_good() {
     }
     let machine = Machine::boot();
     machine.write(&format!("/etc/systemd/system/{UNIT}"), SERVICE, 0o644);
-    machine.copy_in(&std::env::current_exe().unwrap(), "/root/test", 0o755);
+    machine.copy_in(&std::env::current_exe().unwrap(), "/opt/test", 0o755);
     machine.ok(&["systemctl", "daemon-reload"]);
     machine.ok(&["systemctl", "start", UNIT]);
     let test = "evidence::p1_p3_p5_a_unit_is_watched_over_the_bus_and_stopped_for_good";
-    let said = machine.run(&["env", &format!("{INSIDE}=yes"), "/root/test", "--exact", test, "--nocapture"]);
+    let said = machine.run(&["env", &format!("{INSIDE}=yes"), "/opt/test", "--exact", test, "--nocapture"]);
     println!("{}", said.out);
     assert!(said.code == 0 && said.out.contains("1 passed"), "{said:?}\n{}", machine.journal(UNIT));
     assert!(["inactive", "active"].contains(&machine.property(UNIT, "ActiveState").as_str()));
