@@ -49,6 +49,9 @@ pub(crate) enum Fault {
     Off,
 }
 
+/// A standby to which the log flows is never this far behind: a tenth of a second of the clients' load.
+const STREAMING_WITHIN: u64 = 10_000;
+
 impl Fault {
     pub(crate) const ALL: [Self; 5] = [Self::Kill, Self::KillBig, Self::Freeze, Self::Cut, Self::Off];
 
@@ -311,7 +314,17 @@ impl Stage {
         if self.is_big && !self.ask(standby, &["DBSIZE"]).contains(":10") {
             return Err(format!("{standby} does not have all"));
         }
-        Ok(primary)
+        // A link is up before anything flows over it: after a copy the primary waits, up to a second, for the standby's
+        // first word. Until then there is no second copy of what is acknowledged, and whoever takes over waits for one.
+        let offset = |member: &str| {
+            let info = self.ask(member, &["INFO", "replication"]);
+            let field = if member == primary { "master_repl_offset:" } else { "slave_repl_offset:" };
+            info.lines().find_map(|line| line.strip_prefix(field)?.trim().parse::<u64>().ok())
+        };
+        match (offset(primary), offset(standby)) {
+            (Some(ahead), Some(has)) if has + STREAMING_WITHIN >= ahead => Ok(primary),
+            (ahead, has) => Err(format!("{standby} is at {has:?}, {primary} at {ahead:?}")),
+        }
     }
 
     pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
