@@ -17,7 +17,8 @@
 //! - [`arbiter`]: the process: the driver that owns the engine, the only clock, the effects.
 //! - [`agent`]: the process beside a broker or a node: evidence, the gate, fences that only the host can do.
 //! - [`api`], [`telemetry`]: HTTP, UDP and the Unix socket; log and metrics.
-//! - [`stdio`]: the JSON line protocol, pure.
+//! - [`stdio`]: the JSON line protocol, pure. [`sim`]: a world with faults around the decision, pure: for tests, and for
+//!   operators' own files.
 //! - [`cli`]: one file per verb.
 //!
 //! How the pieces move: an observation reaches the driver's one queue through [`arbiter::handle::Handle`]; the driver hands
@@ -44,6 +45,7 @@ pub mod redirect;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod sim;
 pub mod stdio;
 pub mod store;
 pub mod sys;

@@ -9,7 +9,7 @@ use std::{
 };
 
 const EDGES: [&str; 7] = ["broker", "fence", "probe", "redirect", "registry", "report", "store"];
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 24] = [
     "agent",
     "api",
     "arbiter",
@@ -29,6 +29,7 @@ const PARTS: [&str; 23] = [
     "registry",
     "relay",
     "report",
+    "sim",
     "stdio",
     "store",
     "sys",
@@ -47,6 +48,7 @@ fn allowed(part: &str) -> &'static [&'static str] {
         "lease" => &["lease", "model"],
         "mesh" => &["mesh", "lease", "model"],
         "stdio" => &["stdio"],
+        "sim" => &["sim", "engine", "failover", "lease", "model"],
         "sys" => &["sys", "model"],
         "config" => {
             &["config", "agent", "lease", "mesh", "model", "broker", "fence", "probe", "redirect", "report", "sys"]
@@ -120,7 +122,7 @@ fn the_decision_is_pure() {
         "redis::",
     ];
     let mut found = Vec::new();
-    for part in ["election", "engine", "failover", "lease", "mesh", "model", "stdio"] {
+    for part in ["election", "engine", "failover", "lease", "mesh", "model", "sim", "stdio"] {
         for path in files(&root().join(part)) {
             let text = fs::read_to_string(&path).expect("source is text");
             for (number, line) in code(&text) {
@@ -133,7 +135,7 @@ fn the_decision_is_pure() {
             }
         }
     }
-    complain(found, "engine, failover, lease, mesh, model and stdio know no runtime, socket, file or clock");
+    complain(found, "engine, failover, lease, mesh, model, sim and stdio know no runtime, socket, file or clock");
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod relay;
 mod reload;
 mod resume;
 mod schema;
+mod simulate;
 pub mod status;
 mod stdio;
 mod switchover;
@@ -136,6 +137,8 @@ enum Verb {
     Instances(instances::Args),
     /// Examine the whole deployment, each finding with its remedy, and how long a failover takes.
     Doctor(doctor::Args),
+    /// Play all faults against a file's clusters, and say what could go wrong.
+    Simulate(simulate::Args),
     /// Show a failover on this machine: a real primary, a standby, nodes, the arbiter, a fault.
     Demo(demo::Args),
     /// Speak the JSON line protocol on standard input and output, with a real pair behind it.
@@ -361,6 +364,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::ElectGuard(args) => elect::guard(&args),
         Verb::ElectLaunch(args) => Ok(elect::launch(args)),
         Verb::Doctor(args) => doctor::run(context, &args).await,
+        Verb::Simulate(args) => simulate::run(context, &args),
         Verb::Demo(args) => demo::run(context, args).await,
         Verb::Stdio(args) => stdio::run(args).await,
         Verb::DemoNode(args) => demo::node::run(args).await,

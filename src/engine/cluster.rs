@@ -59,6 +59,10 @@ pub(super) struct Cluster {
     persist_again: Option<(Time, u64)>,
     /// New streams were heard; remembered with the next record, or soon.
     heard_dirty_since: Option<Time>,
+    /// The record of an opening was just answered: what it was for is looked at once more before anything is done.
+    is_opened_now: bool,
+    /// The incident that is given up now was begun by nothing but a record.
+    takes_opening_back: bool,
     told_blocked: Option<(RuleName, Vec<Guard>)>,
     told_guards: BTreeMap<Guard, bool>,
     told_two_primaries: Vec<MemberName>,
@@ -113,6 +117,8 @@ impl Cluster {
             pending: BTreeMap::new(),
             persist_again: None,
             heard_dirty_since: None,
+            is_opened_now: false,
+            takes_opening_back: false,
             told_blocked: None,
             told_guards: BTreeMap::new(),
             told_two_primaries: Vec::new(),
@@ -229,9 +235,10 @@ impl Cluster {
     }
 
     pub(super) fn persisted(&mut self, id: u64) -> bool {
-        self.pending.remove(&id);
+        let pending = self.pending.remove(&id);
         let was_waited_for = self.waiting == Some(id);
         if was_waited_for {
+            self.is_opened_now = pending.is_some_and(|pending| pending.purpose == Purpose::Open);
             self.waiting = None;
             self.is_dirty = true;
         }
@@ -368,7 +375,7 @@ impl Cluster {
         self.true_rules().find(|rule| rule.then == Reaction::Hold).map(|rule| &rule.name)
     }
 
-    fn true_rules(&self) -> impl Iterator<Item = &crate::model::Rule> {
+    pub(super) fn true_rules(&self) -> impl Iterator<Item = &crate::model::Rule> {
         let pairs = self.policy.rules.iter().zip(&self.rules);
         pairs.filter(|(rule, state)| state.truth.is_true() && !self.is_shadow(rule)).map(|(rule, _)| rule)
     }
@@ -499,6 +506,9 @@ impl Cluster {
             } else {
                 self.wake = self.wake.min(at);
             }
+        }
+        if std::mem::take(&mut self.is_opened_now) {
+            self.reconsider(now, own);
         }
         if self.saga.is_some() {
             let steps = self.advance(now, own);

@@ -231,3 +231,34 @@ fn double_events_are_harmless() {
     bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
     assert_eq!(bench.writers(), ["b"]);
 }
+
+/// The store takes seconds over the opening; meanwhile the primary is back and serves. What was wanted then is not done
+/// now: the incident is given up, and nothing was touched. (Found by the simulator, seed 884: `tests/sim`.)
+#[test]
+fn an_opening_that_took_long_is_looked_at_once_more_before_anything_is_done() {
+    let mut bench = bench();
+    bench.store_mode = StoreMode::Slow(secs(4));
+    bench.kill("a");
+    bench.run_until(secs(10), "an opening is on its way", |b| b.incident().is_some());
+    bench.revive("a");
+    bench.run_for(secs(15));
+    assert!(bench.done.is_empty(), "{:?}\n{}", bench.done, bench.story());
+    let (incident, _) = bench.store.newest().unwrap();
+    assert_eq!(incident.state, IncidentState::Aborted, "{}", bench.story());
+    assert!(incident.state_reason.as_ref().unwrap().contains("holds no more"), "{:?}", incident.state_reason);
+    assert_eq!(bench.writers(), ["a"]);
+}
+
+/// A11: the arbiter slept while its opening became durable. It acts upon nothing from before that.
+#[test]
+fn a11_an_arbiter_that_slept_over_its_opening_acts_upon_nothing() {
+    let mut bench = bench();
+    bench.store_mode = StoreMode::Slow(secs(4));
+    bench.kill("a");
+    bench.run_until(secs(10), "an opening is on its way", |b| b.incident().is_some());
+    bench.event(Event::RanLate { by: secs(30), detail: "the loop ran late".into() });
+    bench.run_for(secs(4));
+    assert!(bench.done.is_empty(), "{:?}\n{}", bench.done, bench.story());
+    bench.store_mode = StoreMode::Works;
+    bench.run_until(secs(60), "the primary is dead all the same", |b| b.is_quiet() && b.writers() == ["b"]);
+}

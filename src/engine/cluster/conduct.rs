@@ -5,7 +5,7 @@ use crate::{
     engine::own::Own,
     failover::{Opening, Steps, World},
     model::{
-        Action, Effect, Epoch, MemberName, Mode, NodeName, Notice, Record, StepResult, Time, Verdict,
+        ActError, Action, Effect, Epoch, FenceReport, MemberName, Mode, NodeName, Notice, Record, StepResult, Time, Verdict,
         explain::Guard,
         incident::Trigger,
         policy::{FailoverPolicy, Rejoin},
@@ -68,6 +68,37 @@ impl Cluster {
     }
 
     // ---- the saga ---------------------------------------------------------------------------------------------
+
+    /// The opening is durable, and nothing of it was handed out yet. The store may have taken long over it, or this
+    /// arbiter slept meanwhile: what a rule wanted then and does not want now is given up while that harms nobody.
+    pub(super) fn reconsider(&mut self, now: Time, own: &mut Own) {
+        let Some(saga) = &self.saga else { return };
+        let Trigger::Rule(rule) = &saga.incident.trigger else { return };
+        let mode = saga.incident.mode;
+        let against = [Guard::Paused, Guard::HeldByRule, Guard::Tilt, Guard::Isolated, Guard::NotLeading];
+        let against = against.into_iter().find_map(|guard| self.blocks(guard, now, own, mode, &[]));
+        let holds = self.true_rules().any(|holding| holding.name == rule.rule);
+        let reason = match (against, holds) {
+            (Some(why), _) => format!("before anything was done: {why}"),
+            (None, false) => format!("before anything was done: the rule “{}” holds no more", rule.rule),
+            (None, true) => return,
+        };
+        let incident = saga.incident.id.clone();
+        let mut steps = Steps::default();
+        for effect in std::mem::take(&mut self.queue) {
+            match effect {
+                Effect::Run(run) if run.token.incident == incident => {
+                    let ended = self.saga.as_mut().map(|s| s.ended(now, run.token.number, not_begun(&run.action)));
+                    steps = merge(steps, ended.unwrap_or_default());
+                }
+                effect => self.queue.push_back(effect),
+            }
+        }
+        let aborted = self.decide(now, LogEntry::AbortRequested { reason }, own);
+        self.takes_opening_back = true;
+        self.carry_out(now, merge(steps, aborted), own);
+        self.takes_opening_back = false;
+    }
 
     pub(in crate::engine) fn decide(&mut self, now: Time, entry: LogEntry, own: &Own) -> Steps {
         self.decide_all(now, [entry], own)
@@ -208,23 +239,33 @@ impl Cluster {
                 }
             }
             LogEntry::EpochRaised { epoch } => self.state.epoch = *epoch,
-            // The old primary's epoch may be sealed, or refused by its own agent: it can hold a lease only in a newer one.
-            // That of the saga is its own, since nobody was promoted in it; a larger one that was found sealed is nobody's
-            // we know of.
-            LogEntry::Aborted { .. }
-                if state.kind != SagaKind::Rejoin
-                    && saga.policy.failover.lease.is_some()
-                    && state.has_told_its_epoch() =>
-            {
-                let epoch = state.outbid().map_or(state.epoch, Epoch::next).max(state.epoch);
-                self.state.epoch = self.state.epoch.max(epoch);
-                self.state.primary_epoch = epoch;
+            LogEntry::Aborted { .. } => {
+                let incident = incident.id.clone();
+                self.raise_after_abort();
+                // No failover to rest from. When the rule began it no cooldown stood against it.
+                if self.takes_opening_back && self.state.newest_failover.as_ref() == Some(&incident) {
+                    self.state.failovers_unix_ms.pop();
+                    self.state.cooldown_over = true;
+                    self.state.newest_failover = None;
+                }
             }
             LogEntry::Resolved if incident.kind == SagaKind::Rejoin => {
                 let member = incident.old_primary.clone();
                 self.state.quarantined.remove(&member);
             }
             _ => {}
+        }
+    }
+
+    /// The old primary's epoch may be sealed, or refused by its own agent: it can hold a lease only in a newer one. That of
+    /// the saga is its own, since nobody was promoted in it; a larger one that was found sealed is nobody's we know of.
+    fn raise_after_abort(&mut self) {
+        let Some(saga) = &self.saga else { return };
+        let state = saga.state();
+        if state.kind != SagaKind::Rejoin && saga.policy.failover.lease.is_some() && state.has_told_its_epoch() {
+            let epoch = state.outbid().map_or(state.epoch, Epoch::next).max(state.epoch);
+            self.state.epoch = self.state.epoch.max(epoch);
+            self.state.primary_epoch = epoch;
         }
     }
 
@@ -303,6 +344,15 @@ pub(super) fn places(quarantine: &Quarantine, failover: &FailoverPolicy) -> (Vec
 
 fn label_at(failover: &FailoverPolicy, (level, method): (usize, usize)) -> String {
     failover.fence.get(level).and_then(|l| l.get(method)).map(|m| m.label.clone()).unwrap_or_default()
+}
+
+/// The result of an act that was never handed out.
+fn not_begun(action: &Action) -> StepResult {
+    let why = "it was not begun";
+    match action {
+        Action::Fence { .. } | Action::MakeReadOnly => StepResult::Fenced(FenceReport::refuted(why)),
+        _ => StepResult::Failed(ActError::nothing_done("begin", why)),
+    }
 }
 
 pub(super) fn merge(mut first: Steps, more: Steps) -> Steps {

@@ -1,0 +1,694 @@
+//! The arbiter: the real engine with a driver around it that persists, then acts; its voter, its seals, and, among
+//! several, its leadership.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    check::Invariant,
+    hands::Act,
+    host::{MS, SEC},
+    store::{Refused, StoreMode},
+    world::{Happening, Message, Voice, World},
+};
+use crate::{
+    engine::Engine,
+    lease::{
+        arithmetic::majority,
+        voter::{Memory, Voter},
+    },
+    model::{
+        Effect, Epoch, Event, Fact, MemberName, Notice, Observation, Observer, Outcome, PartyName, SignalName, Time,
+        WallAnchor,
+        agent::MemberReport,
+        effect::Run,
+        incident::Trigger,
+        observation::AGENTS_SIGNAL,
+        record::{LogEntry, Record, Recovered, SagaKind},
+    },
+};
+
+/// How often an arbiter that is one of several asks to lead, for how long that is valid in the store, and when by its own
+/// clock it stops to act.
+const LEAD_EVERY: u64 = 500 * MS;
+const LEAD_FOR: u64 = 2 * SEC;
+const LEAD_FOR_OWN: Duration = Duration::from_millis(1_500);
+
+/// An agent's appointment is ordered again after this, while its beats do not say that it took it.
+const TELL_AGAIN_AFTER: u64 = 500 * MS;
+
+/// What an arbiter heard last of an agent.
+#[derive(Clone, Debug)]
+pub(super) struct Heard {
+    pub(super) at: u64,
+    pub(super) life: u32,
+    pub(super) challenge: Time,
+}
+
+/// A sealing under way.
+#[derive(Clone, Debug)]
+pub(super) struct Sealing {
+    pub(super) epoch: Epoch,
+    sealed: BTreeSet<PartyName>,
+    over: BTreeSet<PartyName>,
+    larger: Option<Epoch>,
+    /// The acts that wait for it, and whether they wait for the end of older leases too.
+    waiting: Vec<(u32, bool)>,
+}
+
+impl Sealing {
+    /// An act waits no longer.
+    pub(super) fn forget(&mut self, act: u32) {
+        self.waiting.retain(|(waiting, _)| *waiting != act);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Arbiter {
+    pub(super) is_up: bool,
+    pub(super) life: u32,
+    pub(super) engine: Engine,
+    /// When the engine wants to be looked at, on its clock.
+    wake: Option<Time>,
+    outstanding: Option<u64>,
+    pub(super) primary: Option<usize>,
+    /// Acts under way, by a number of this arbiter's own.
+    pub(super) acts: BTreeMap<u32, Act>,
+    pub(super) next_act: u32,
+    pub(super) voter: Option<Voter>,
+    memory: Memory,
+    pub(super) sealing: Option<Sealing>,
+    pub(super) heard: Vec<Option<Heard>>,
+    told: Vec<(Epoch, u64)>,
+    /// When it was last awake, by true time: what came later than that ran late.
+    late_since: Option<u64>,
+    /// In which term it leads, and until when by its own clock; `None` among several: it does not.
+    term: Option<(u64, Time)>,
+    seen: Epoch,
+    /// When each node was last heard, by true time.
+    pub(super) nodes_heard: Vec<u64>,
+}
+
+impl World<'_> {
+    pub(super) fn new_arbiter(&mut self, arbiter: usize) -> Arbiter {
+        let boot = self.hosts[arbiter].boot(self.now);
+        let engine = self.new_engine(arbiter, boot, Recovered::default());
+        Arbiter {
+            is_up: true,
+            life: 0,
+            engine,
+            wake: None,
+            outstanding: None,
+            primary: None,
+            acts: BTreeMap::new(),
+            next_act: 0,
+            voter: None,
+            memory: Memory::default(),
+            sealing: None,
+            heard: vec![None; self.members.len()],
+            told: vec![(Epoch::ZERO, 0); self.members.len()],
+            late_since: None,
+            term: None,
+            seen: Epoch::ZERO,
+            nodes_heard: vec![0; self.nodes.len()],
+        }
+    }
+
+    fn new_engine(&mut self, arbiter: usize, boot: Time, recovered: Recovered) -> Engine {
+        let mut policy = self.setting.policy.clone();
+        if arbiter > 0 {
+            policy.arbiter.name = self.party_at(arbiter).to_string();
+        }
+        let unix_ms = 1_700_000_000_000 + i64::try_from(self.now / MS).unwrap_or(0);
+        let seed = self.random.draw();
+        Engine::new(boot, WallAnchor { boot, unix_ms }, seed, policy, recovered)
+    }
+
+    /// What a start begins with: looking, voting, standing for election.
+    pub(super) fn begin(&mut self, arbiter: usize) {
+        let life = self.arbiters[arbiter].life;
+        let moment = self.hosts[arbiter].moment(self.now);
+        let lease = self.setting.cluster_policy().failover.lease.as_ref();
+        let is_voter = self.voices.values().any(|voice| *voice == Voice::Arbiter(arbiter));
+        let me = &mut self.arbiters[arbiter];
+        me.voter = lease.filter(|_| is_voter).map(|lease| Voter::new(moment.mono, Some(lease), me.memory.clone()));
+        if self.setting.arbiters > 1 {
+            let (reason, seen) = ("nobody is known to lead yet".to_owned(), BTreeMap::new());
+            self.event(arbiter, Event::Follows { reason, clusters: None, seen });
+            let after = self.random.within(0, LEAD_EVERY);
+            self.after(after, Happening::Elect { arbiter, life });
+        }
+        self.learn_primary(arbiter);
+        for stream in 0..self.streams.len() {
+            let every = self.ns(self.streams[stream].every);
+            if self.streams[stream].is_looked_at() {
+                let after = self.random.within(0, every.max(1));
+                self.after(after, Happening::Look { arbiter, life, stream });
+            }
+        }
+        self.drain(arbiter);
+    }
+
+    pub(super) fn arbiter_runs(&self, arbiter: usize) -> bool {
+        self.arbiters[arbiter].is_up && self.hosts[arbiter].runs(self.now)
+    }
+
+    pub(super) fn is_life(&self, arbiter: usize, life: u32) -> bool {
+        self.arbiters[arbiter].is_up && self.arbiters[arbiter].life == life
+    }
+
+    pub(super) fn stop_arbiter(&mut self, arbiter: usize) {
+        let me = &mut self.arbiters[arbiter];
+        if !me.is_up {
+            return;
+        }
+        me.is_up = false;
+        me.life += 1;
+        me.acts.clear();
+        me.sealing = None;
+        me.outstanding = None;
+        me.term = None;
+        me.wake = None;
+        me.heard.iter_mut().for_each(|heard| *heard = None);
+        if let Some(voter) = &me.voter {
+            me.memory = voter.memory().clone();
+        }
+        self.tell_host(arbiter, "the arbiter ends");
+    }
+
+    pub(super) fn start_arbiter(&mut self, arbiter: usize) {
+        if self.arbiters[arbiter].is_up || !self.hosts[arbiter].is_on {
+            return;
+        }
+        self.tell_host(arbiter, "the arbiter starts");
+        self.coverage.hit("world: an arbiter starts again");
+        let boot = self.hosts[arbiter].boot(self.now);
+        let is_alone = self.setting.arbiters == 1;
+        let recovered = if is_alone { self.store.recovered() } else { Recovered::default() };
+        self.checks.recovers(self.now, &recovered);
+        let engine = self.new_engine(arbiter, boot, recovered);
+        let me = &mut self.arbiters[arbiter];
+        me.engine = engine;
+        me.is_up = true;
+        me.primary = None;
+        me.told.iter_mut().for_each(|told| *told = (Epoch::ZERO, 0));
+        self.begin(arbiter);
+    }
+
+    /// It goes on after a pause or a suspend. What its loop noticed of it comes before whatever lies in its queues.
+    pub(super) fn arbiter_goes_on(&mut self, arbiter: usize) {
+        let Some(since) = self.arbiters[arbiter].late_since.take() else { return };
+        if !self.arbiters[arbiter].is_up {
+            return;
+        }
+        let by = Duration::from_nanos(self.now - since);
+        self.event(arbiter, Event::RanLate { by, detail: "the loop ran late".into() });
+    }
+
+    pub(super) fn falls_asleep(&mut self, arbiter: usize) {
+        self.arbiters[arbiter].late_since.get_or_insert(self.now);
+    }
+
+    pub(super) fn wake_of(&self, arbiter: usize) -> Option<u64> {
+        let me = &self.arbiters[arbiter];
+        let wake = me.wake?;
+        let host = &self.hosts[arbiter];
+        (me.is_up && host.runs(self.now)).then(|| host.true_time_of(wake).max(self.now))
+    }
+
+    pub(super) fn timeout(&mut self, arbiter: usize) {
+        let boot = self.hosts[arbiter].boot(self.now);
+        self.arbiters[arbiter].engine.handle_timeout(boot);
+        self.drain(arbiter);
+    }
+
+    pub(super) fn event(&mut self, arbiter: usize, event: Event) {
+        let boot = self.hosts[arbiter].boot(self.now);
+        self.arbiters[arbiter].engine.handle(boot, event);
+        self.drain(arbiter);
+    }
+
+    pub(super) fn observe(
+        &mut self,
+        arbiter: usize,
+        signal: &SignalName,
+        observer: Observer,
+        subject: Option<MemberName>,
+        outcome: Outcome,
+    ) {
+        let at = self.hosts[arbiter].boot(self.now);
+        let cluster = self.setting.cluster.clone();
+        let seen = Observation { at, cluster, signal: signal.clone(), observer, subject, outcome };
+        self.event(arbiter, Event::Observed(seen));
+    }
+
+    fn learn_primary(&mut self, arbiter: usize) {
+        let views = self.arbiters[arbiter].engine.primaries();
+        let primary = views.first().and_then(|view| view.primary.clone());
+        self.arbiters[arbiter].primary = primary.and_then(|name| self.member_at(&name));
+    }
+
+    /// Whom this arbiter would tell a node to follow.
+    pub(super) fn primary_view(&self, arbiter: usize) -> Option<(usize, Epoch)> {
+        let member = self.arbiters[arbiter].primary?;
+        let view = self.arbiters[arbiter].engine.primaries().into_iter().next()?;
+        Some((member, view.epoch))
+    }
+
+    /// Takes what the engine asks for.
+    pub(super) fn drain(&mut self, arbiter: usize) {
+        while let Some(effect) = self.arbiters[arbiter].engine.poll_effect() {
+            self.effect(arbiter, effect);
+            if !self.arbiters[arbiter].is_up {
+                return;
+            }
+        }
+        let me = &mut self.arbiters[arbiter];
+        me.wake = me.engine.poll_timeout();
+    }
+
+    fn effect(&mut self, arbiter: usize, effect: Effect) {
+        let is_own = matches!(&effect, Effect::Tell(notice) if matches!(**notice, Notice::Own { .. }));
+        let is_reply = matches!(&effect, Effect::Reply { .. });
+        if !is_own && !is_reply && self.arbiters[arbiter].outstanding.is_some() {
+            let text = format!("handed out behind an unanswered record: {}", name_of(&effect));
+            self.checks.broken(self.now, Invariant::IntentFirst, text);
+        }
+        match effect {
+            Effect::Persist { id, records } => self.persist(arbiter, id, records),
+            Effect::Run(run) => self.run_act(arbiter, *run),
+            Effect::Tell(notice) => self.notice(arbiter, &notice),
+            Effect::Reply { .. } => {}
+        }
+    }
+
+    fn notice(&mut self, arbiter: usize, notice: &Notice) {
+        self.coverage.notice(notice);
+        match notice {
+            Notice::PrimaryChanged { .. } => self.learn_primary(arbiter),
+            Notice::IncidentUpdated(incident) => self.checks.told(incident),
+            _ => {}
+        }
+        if self.story.is_some() {
+            if let Some(text) = super::run::words_of(notice) {
+                self.tell_host(arbiter, &text);
+            }
+        }
+    }
+
+    // ---- the store ---------------------------------------------------------------------------------------------
+
+    fn persist(&mut self, arbiter: usize, id: u64, records: Vec<Record>) {
+        self.coverage.hit("arbiter: persists");
+        let me = &mut self.arbiters[arbiter];
+        me.outstanding = Some(id);
+        let life = me.life;
+        let after = match self.store.mode {
+            StoreMode::Slow => 2 * SEC,
+            _ => self.random.within(MS / 2, 4 * MS),
+        };
+        self.after(after, Happening::StoreAnswer { arbiter, life, id, records });
+    }
+
+    pub(super) fn store_answers(&mut self, arbiter: usize, life: u32, id: u64, records: Vec<Record>) {
+        if !self.is_life(arbiter, life) {
+            // It died with the write under way: half of those are on the disk.
+            if life + 1 == self.arbiters[arbiter].life && self.random.one_in(2) && self.setting.arbiters == 1 {
+                self.coverage.hit("store: keeps what an arbiter died over");
+                let _ = self.take(&records, None);
+            }
+            return;
+        }
+        if !self.arbiter_runs(arbiter) {
+            return self.after(50 * MS, Happening::StoreAnswer { arbiter, life, id, records });
+        }
+        let term = self.arbiters[arbiter].term.map(|(term, _)| term);
+        let result = match self.store.mode {
+            StoreMode::Hangs => {
+                return self.after(SEC, Happening::StoreAnswer { arbiter, life, id, records });
+            }
+            StoreMode::Fails => Err(Refused { is_conflict: false, reason: "no space left on the device".into() }),
+            _ if self.setting.arbiters > 1 && term.is_none() => {
+                Err(Refused { is_conflict: false, reason: "it does not lead".into() })
+            }
+            StoreMode::LosesAnswers if self.random.one_in(2) => {
+                // Whoever asks looks before it goes on: what it had written is there, or it writes it again.
+                self.coverage.hit("store: an answer was lost");
+                return self.after(SEC, Happening::StoreAnswer { arbiter, life, id, records });
+            }
+            _ => self.take(&records, term),
+        };
+        if self.arbiters[arbiter].outstanding != Some(id) {
+            // It stopped leading meanwhile: nobody waits for this any more.
+            return;
+        }
+        self.arbiters[arbiter].outstanding = None;
+        match result {
+            Ok(()) => self.event(arbiter, Event::Persisted(id)),
+            Err(Refused { is_conflict, reason }) => {
+                self.coverage.hit(if is_conflict { "store: conflict" } else { "store: refused" });
+                self.event(arbiter, Event::PersistFailed { id, conflict: is_conflict, reason });
+            }
+        }
+    }
+
+    fn take(&mut self, records: &[Record], term: Option<u64>) -> Result<(), Refused> {
+        self.store.persist(term, records)?;
+        self.checks.stored(self.now, &self.store);
+        for record in records {
+            let Record::Log { incident, entry, .. } = record else { continue };
+            self.coverage.entry(entry);
+            self.logged(incident, entry);
+        }
+        Ok(())
+    }
+
+    /// Something was written down of an incident: what the judge wants to know of that moment.
+    fn logged(&mut self, incident: &crate::model::IncidentId, entry: &LogEntry) {
+        match entry {
+            LogEntry::Opened { kind: SagaKind::Failover, .. } => self.checks.opened(self.now),
+            LogEntry::Promoted { .. } => self.judge_promotion(incident),
+            _ => {}
+        }
+    }
+
+    /// The first act of a failover that a rule began is handed out. Was the old primary of use to its nodes, and could the
+    /// arbiter know anything at all?
+    pub(super) fn judge_beginning(&mut self, arbiter: usize, incident: &crate::model::IncidentId) {
+        let kept = self.store.incidents.get(incident).and_then(|kept| kept.incident.as_ref());
+        let by_rule = kept.filter(|i| matches!(i.trigger, Trigger::Rule(_)) && i.kind == SagaKind::Failover);
+        let Some(old) = by_rule.and_then(|incident| self.member_at(&incident.old_primary)) else { return };
+        if !self.checks.begins(incident) {
+            return;
+        }
+        let lately = 3 * self.write_every;
+        let live: Vec<_> = self.nodes.iter().filter(|node| node.is_alive && !node.is_idle).collect();
+        let served = live
+            .iter()
+            .filter(|node| node.follows == Some(old) && node.last_received.is_some_and(|at| self.now - at <= lately))
+            .count();
+        if !live.is_empty() && served * 2 > live.len() {
+            self.checks.false_failovers += 1;
+            let (served, live) = (served, live.len());
+            self.tell_with(old, |name| {
+                format!("{name} was still serving {served} of {live} nodes when it was called dead")
+            });
+        }
+        let fresh = self.streams.iter().filter(|s| s.is_of_nodes()).map(|s| self.ns(s.fresh_for)).max();
+        if let Some(fresh) = fresh {
+            let heard = self.arbiters[arbiter].nodes_heard.iter();
+            // Twice the time: what was heard before the rule looked is still good at that moment.
+            let heard = heard.filter(|at| self.now - **at <= 2 * fresh).count();
+            let needed = majority(self.nodes.len());
+            if heard < needed {
+                let text = format!("a failover began while {heard} of {} nodes were heard", self.nodes.len());
+                self.checks.broken(self.now, Invariant::HandsOff, text);
+            }
+        }
+    }
+
+    // ---- the lease ---------------------------------------------------------------------------------------------
+
+    /// An agent beat.
+    pub(super) fn beat_came(
+        &mut self,
+        arbiter: usize,
+        from: usize,
+        member: usize,
+        life: u32,
+        challenge: Time,
+        report: MemberReport,
+    ) {
+        let newest = &mut self.arbiters[arbiter].heard[member];
+        // One that was overtaken would bring back what is no longer so.
+        if newest.as_ref().is_some_and(|heard| heard.life > life || (heard.life == life && heard.challenge > challenge))
+        {
+            return;
+        }
+        *newest = Some(Heard { at: self.now, life, challenge });
+        let name = self.names[member].clone();
+        let observer = Observer::Member(name.clone());
+        let reached: Vec<PartyName> = self
+            .voices
+            .iter()
+            .filter(|(_, voice)| self.network.both_ways(from, self.host_of(**voice)))
+            .map(|(name, _)| name.clone())
+            .chain(self.nodes.iter().filter(|n| self.network.both_ways(from, n.host)).map(|n| self.party_at(n.host)))
+            .collect();
+        let agents: SignalName = AGENTS_SIGNAL.into();
+        let setting = self.setting;
+        let policy = setting.cluster_policy();
+        self.observe(arbiter, &agents, observer.clone(), None, Outcome::Fact(Fact::Reaches(reached)));
+        if let (Some(signal), Some(role)) = (&policy.role_signal, &report.role) {
+            let fact = Outcome::Fact(Fact::Role(role.clone()));
+            self.observe(arbiter, signal, observer.clone(), Some(name.clone()), fact);
+        }
+        for (signal, source) in &setting.sources {
+            let super::Source::Agent(watch) = source else { continue };
+            let Some(evidence) = report.evidence.iter().find(|e| e.watch == *watch) else { continue };
+            let fact = if watch.is_about_running() {
+                Fact::Process { running: !evidence.is_so, detail: String::new() }
+            } else {
+                Fact::Alert { firing: evidence.is_so }
+            };
+            self.observe(arbiter, signal, observer.clone(), Some(name.clone()), Outcome::Fact(fact));
+        }
+        let (appointed, epoch) = (report.appointed, report.epoch);
+        let fact = Outcome::Fact(Fact::Agent(Box::new(report)));
+        self.observe(arbiter, &agents, observer, Some(name), fact);
+        self.keep_appointed(arbiter, member, appointed, epoch);
+    }
+
+    fn keep_appointed(&mut self, arbiter: usize, member: usize, appointed: Option<Epoch>, _seen: Epoch) {
+        if self.setting.cluster_policy().failover.lease.is_none() && !self.members[member].has_gate {
+            return;
+        }
+        let me = &self.arbiters[arbiter];
+        let Some((who, epoch)) = me.engine.appointment(&self.setting.cluster) else { return };
+        if who != self.names[member] || appointed == Some(epoch) {
+            return;
+        }
+        let (told, at) = me.told[member];
+        if told == epoch && self.now - at < TELL_AGAIN_AFTER && at > 0 {
+            return;
+        }
+        self.arbiters[arbiter].told[member] = (epoch, self.now);
+        self.coverage.hit("arbiter: appoints who is primary");
+        self.order_outside_of_a_saga(arbiter, member, epoch);
+    }
+
+    /// Asks for a seal, or joins one that is under way.
+    pub(super) fn begin_seal(&mut self, arbiter: usize, act: u32, epoch: Epoch, waits_for_leases: bool) {
+        let life = self.arbiters[arbiter].life;
+        if let Some(sealing) = &mut self.arbiters[arbiter].sealing
+            && sealing.epoch == epoch
+        {
+            sealing.waiting.push((act, waits_for_leases));
+            return self.look_at_sealing(arbiter);
+        }
+        if let Some(voter) = &mut self.arbiters[arbiter].voter {
+            voter.seal(epoch);
+        }
+        let sealed = self.arbiters[arbiter].voter.as_ref().map(Voter::sealed);
+        self.arbiters[arbiter].sealing = Some(Sealing {
+            epoch,
+            sealed: BTreeSet::new(),
+            over: BTreeSet::new(),
+            larger: sealed.filter(|sealed| *sealed > epoch),
+            waiting: vec![(act, waits_for_leases)],
+        });
+        self.after(0, Happening::Sealing { arbiter, life });
+    }
+
+    pub(super) fn drive_seal(&mut self, arbiter: usize, life: u32) {
+        if !self.is_life(arbiter, life) {
+            return;
+        }
+        if !self.arbiter_runs(arbiter) {
+            return self.after(20 * MS, Happening::Sealing { arbiter, life });
+        }
+        let Some(lease) = self.setting.cluster_policy().failover.lease.clone() else { return };
+        self.count_own_seal(arbiter);
+        self.look_at_sealing(arbiter);
+        let Some(sealing) = self.arbiters[arbiter].sealing.clone() else { return };
+        for party in lease.voters.iter().filter(|party| !sealing.over.contains(*party)) {
+            match self.voices.get(party).copied() {
+                Some(Voice::Arbiter(me)) if me == arbiter => {}
+                Some(voice) => {
+                    let to = self.host_of(voice);
+                    self.send(arbiter, to, Message::Seal { voice, arbiter, epoch: sealing.epoch });
+                }
+                None => {}
+            }
+        }
+        self.after(super::agent::REPEAT_EVERY, Happening::Sealing { arbiter, life });
+    }
+
+    fn count_own_seal(&mut self, arbiter: usize) {
+        let mono = self.hosts[arbiter].moment(self.now).mono;
+        let me_as_party = self.party_at(arbiter);
+        let me = &mut self.arbiters[arbiter];
+        let (Some(sealing), Some(voter)) = (&mut me.sealing, &me.voter) else { return };
+        if voter.sealed() != sealing.epoch {
+            sealing.larger = sealing.larger.max(Some(voter.sealed()).filter(|sealed| *sealed > sealing.epoch));
+            return;
+        }
+        if voter.older_runs_for(mono).is_zero() {
+            sealing.over.insert(me_as_party.clone());
+        }
+        sealing.sealed.insert(me_as_party);
+    }
+
+    pub(super) fn sealed_came(&mut self, arbiter: usize, by: usize, epoch: Epoch, is_over: bool) {
+        let by = self.party_at(by);
+        let Some(sealing) = &mut self.arbiters[arbiter].sealing else { return };
+        if epoch > sealing.epoch {
+            sealing.larger = sealing.larger.max(Some(epoch));
+        } else if epoch == sealing.epoch {
+            sealing.sealed.insert(by.clone());
+            if is_over {
+                sealing.over.insert(by);
+            }
+        }
+        self.count_own_seal(arbiter);
+        self.look_at_sealing(arbiter);
+    }
+
+    /// Answers the acts that waited.
+    fn look_at_sealing(&mut self, arbiter: usize) {
+        use crate::model::{Done, FenceReport, Proof, StepResult};
+        let Some(lease) = self.setting.cluster_policy().failover.lease.as_ref() else { return };
+        let needed = majority(lease.voters.len());
+        let Some(sealing) = &mut self.arbiters[arbiter].sealing else { return };
+        let (is_sealed, is_over) = (sealing.sealed.len() >= needed, sealing.over.len() >= needed);
+        let mut ended = Vec::new();
+        sealing.waiting.retain(|(act, waits)| {
+            let result = match (sealing.larger, waits) {
+                (Some(sealed), _) => Some(StepResult::Outbid { sealed }),
+                (None, false) if is_sealed => Some(StepResult::Done(Done::new("a majority sealed it"))),
+                (None, true) if is_over => {
+                    Some(StepResult::Fenced(FenceReport::confirmed(Proof::LeaseOver, "no older lease runs")))
+                }
+                _ => None,
+            };
+            match result {
+                Some(result) => {
+                    ended.push((*act, result));
+                    false
+                }
+                None => true,
+            }
+        });
+        if sealing.waiting.is_empty() && (is_over || sealing.larger.is_some()) {
+            self.arbiters[arbiter].sealing = None;
+        }
+        for (act, result) in ended {
+            let life = self.arbiters[arbiter].life;
+            self.after(0, Happening::ActEnds { arbiter, life, act, result: Box::new(result) });
+        }
+    }
+
+    // ---- several -----------------------------------------------------------------------------------------------
+
+    /// Asks the store to lead.
+    pub(super) fn elect(&mut self, arbiter: usize, life: u32) {
+        if !self.is_life(arbiter, life) {
+            return;
+        }
+        self.after(LEAD_EVERY, Happening::Elect { arbiter, life });
+        let boot = self.hosts[arbiter].boot(self.now);
+        if self.arbiter_runs(arbiter) {
+            self.look_at_term(arbiter);
+        }
+        let is_reached = self.network.both_ways(arbiter, super::fault::STORE);
+        if !self.arbiter_runs(arbiter) || !is_reached || !matches!(self.store.mode, StoreMode::Works) {
+            return;
+        }
+        let term = self.store.lead(self.now, arbiter, LEAD_FOR);
+        let delay = self.random.within(MS, 5 * MS);
+        self.after(delay, Happening::Elected { arbiter, life, sent: boot, term });
+    }
+
+    pub(super) fn elected(&mut self, arbiter: usize, life: u32, sent: Time, term: Option<u64>) {
+        if !self.is_life(arbiter, life) {
+            return;
+        }
+        if !self.arbiter_runs(arbiter) {
+            return self.after(50 * MS, Happening::Elected { arbiter, life, sent, term });
+        }
+        self.look_at_term(arbiter);
+        let boot = self.hosts[arbiter].boot(self.now);
+        let held = self.arbiters[arbiter].term.map(|(term, _)| term);
+        match term {
+            Some(term) if sent + LEAD_FOR_OWN > boot => {
+                self.arbiters[arbiter].term = Some((term, sent + LEAD_FOR_OWN));
+                if held != Some(term) {
+                    self.coverage.hit("arbiter: begins to lead");
+                    self.tell_host(arbiter, "leads");
+                    let recovered = Box::new(self.store.recovered());
+                    self.checks.recovers(self.now, &recovered);
+                    let seen = self.seen(arbiter);
+                    self.event(arbiter, Event::Leads { recovered, seen });
+                    self.learn_primary(arbiter);
+                }
+            }
+            _ if held.is_some() => self.stops_leading(arbiter, "another arbiter leads"),
+            _ => {
+                let clusters = self.store.state.clone().map(|state| vec![state]);
+                let (reason, seen) = ("another arbiter leads".to_owned(), self.seen(arbiter));
+                self.event(arbiter, Event::Follows { reason, clusters, seen });
+                self.learn_primary(arbiter);
+            }
+        }
+    }
+
+    fn seen(&mut self, arbiter: usize) -> BTreeMap<crate::model::ClusterName, Epoch> {
+        let me = &mut self.arbiters[arbiter];
+        me.seen = me.seen.max(self.store.epoch());
+        BTreeMap::from([(self.setting.cluster.clone(), me.seen)])
+    }
+
+    /// Whether it leads now, by its own clock; one that is alone does.
+    pub(super) fn leads(&self, arbiter: usize) -> bool {
+        let boot = self.hosts[arbiter].boot(self.now);
+        self.setting.arbiters == 1 || self.arbiters[arbiter].term.is_some_and(|(_, until)| until > boot)
+    }
+
+    fn look_at_term(&mut self, arbiter: usize) {
+        if self.arbiters[arbiter].term.is_some() && !self.leads(arbiter) {
+            self.stops_leading(arbiter, "the leadership ran out");
+        }
+    }
+
+    fn stops_leading(&mut self, arbiter: usize, why: &str) {
+        self.coverage.hit("arbiter: stops leading");
+        self.tell_host(arbiter, "leads no more");
+        let me = &mut self.arbiters[arbiter];
+        me.term = None;
+        me.outstanding = None;
+        me.sealing = None;
+        let seen = self.seen(arbiter);
+        self.event(arbiter, Event::Follows { reason: why.into(), clusters: None, seen });
+    }
+
+    /// An act is handed out.
+    fn run_act(&mut self, arbiter: usize, run: Run) {
+        self.judge_act(arbiter, &run);
+        if !self.leads(arbiter) {
+            self.coverage.hit("arbiter: an act is not begun, for it leads no more");
+            return;
+        }
+        self.begin_act(arbiter, run);
+    }
+}
+
+const fn name_of(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Persist { .. } => "a record",
+        Effect::Run(_) => "an act",
+        Effect::Tell(_) => "a notice",
+        Effect::Reply { .. } => "a reply",
+    }
+}
