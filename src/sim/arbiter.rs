@@ -304,15 +304,22 @@ impl World<'_> {
         self.coverage.hit("arbiter: persists");
         let me = &mut self.arbiters[arbiter];
         me.outstanding = Some(id);
-        let life = me.life;
+        let (life, term) = (me.life, me.term.map(|(term, _)| term));
         let after = match self.store.mode {
             StoreMode::Slow => 2 * SEC,
             _ => self.random.within(MS / 2, 4 * MS),
         };
-        self.after(after, Happening::StoreAnswer { arbiter, life, id, records });
+        self.after(after, Happening::StoreAnswer { arbiter, life, term, id, records });
     }
 
-    pub(super) fn store_answers(&mut self, arbiter: usize, life: u32, id: u64, records: Vec<Record>) {
+    pub(super) fn store_answers(
+        &mut self,
+        arbiter: usize,
+        life: u32,
+        term: Option<u64>,
+        id: u64,
+        records: Vec<Record>,
+    ) {
         if !self.is_life(arbiter, life) {
             // It died with the write under way: half of those are on the disk.
             if life + 1 == self.arbiters[arbiter].life && self.random.one_in(2) && self.setting.arbiters == 1 {
@@ -322,12 +329,11 @@ impl World<'_> {
             return;
         }
         if !self.arbiter_runs(arbiter) {
-            return self.after(50 * MS, Happening::StoreAnswer { arbiter, life, id, records });
+            return self.after(50 * MS, Happening::StoreAnswer { arbiter, life, term, id, records });
         }
-        let term = self.arbiters[arbiter].term.map(|(term, _)| term);
         let result = match self.store.mode {
             StoreMode::Hangs => {
-                return self.after(SEC, Happening::StoreAnswer { arbiter, life, id, records });
+                return self.after(SEC, Happening::StoreAnswer { arbiter, life, term, id, records });
             }
             StoreMode::Fails => Err(Refused { is_conflict: false, reason: "no space left on the device".into() }),
             _ if self.setting.arbiters > 1 && term.is_none() => {
@@ -336,7 +342,7 @@ impl World<'_> {
             StoreMode::LosesAnswers if self.random.one_in(2) => {
                 // Whoever asks looks before it goes on: what it had written is there, or it writes it again.
                 self.coverage.hit("store: an answer was lost");
-                return self.after(SEC, Happening::StoreAnswer { arbiter, life, id, records });
+                return self.after(SEC, Happening::StoreAnswer { arbiter, life, term, id, records });
             }
             _ => self.take(&records, term),
         };
@@ -606,7 +612,8 @@ impl World<'_> {
         if !self.arbiter_runs(arbiter) || !is_reached || !matches!(self.store.mode, StoreMode::Works) {
             return;
         }
-        let term = self.store.lead(self.now, arbiter, LEAD_FOR);
+        let holds = self.arbiters[arbiter].term.map(|(term, _)| term);
+        let term = self.store.lead(self.now, arbiter, holds, LEAD_FOR);
         let delay = self.random.within(MS, 5 * MS);
         self.after(delay, Happening::Elected { arbiter, life, sent: boot, term });
     }

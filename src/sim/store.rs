@@ -128,14 +128,17 @@ impl Store {
         self.incidents.values().max_by_key(|kept| kept.incident.as_ref().map(|i| (i.epoch, i.opened, i.id.clone())))
     }
 
-    /// An arbiter asks to lead, or to go on leading. `Some`: its term.
-    pub(super) fn lead(&mut self, now: u64, arbiter: usize, valid_for: u64) -> Option<u64> {
+    /// An arbiter asks to lead, or, with the term that it `holds`, to go on leading. `Some`: its term. Whoever let its
+    /// leadership run out begins another one, and not before the store has seen the end of the former.
+    pub(super) fn lead(&mut self, now: u64, arbiter: usize, holds: Option<u64>, valid_for: u64) -> Option<u64> {
         match &mut self.leader {
-            Some(leader) if leader.arbiter == arbiter && leader.valid_until > now => {
-                leader.valid_until = now + valid_for;
-                Some(leader.term)
+            Some(leader) if leader.valid_until > now => {
+                let is_own = leader.arbiter == arbiter && holds == Some(leader.term);
+                if is_own {
+                    leader.valid_until = now + valid_for;
+                }
+                is_own.then_some(leader.term)
             }
-            Some(leader) if leader.valid_until > now => None,
             _ => {
                 self.terms += 1;
                 self.leader = Some(Leader { arbiter, term: self.terms, valid_until: now + valid_for });

@@ -64,7 +64,7 @@ pub(super) enum Happening {
     Renew { member: usize },
     TellSealed { voice: Voice, arbiter: usize },
     Restart { member: usize, life: u32 },
-    StoreAnswer { arbiter: usize, life: u32, id: u64, records: Vec<crate::model::Record> },
+    StoreAnswer { arbiter: usize, life: u32, term: Option<u64>, id: u64, records: Vec<crate::model::Record> },
     Elect { arbiter: usize, life: u32 },
     Elected { arbiter: usize, life: u32, sent: Time, term: Option<u64> },
     Sealing { arbiter: usize, life: u32 },
@@ -377,7 +377,9 @@ impl<'s> World<'s> {
                 }
             }
             Happening::Restart { member, life } => self.restart_broker(member, life),
-            Happening::StoreAnswer { arbiter, life, id, records } => self.store_answers(arbiter, life, id, records),
+            Happening::StoreAnswer { arbiter, life, term, id, records } => {
+                self.store_answers(arbiter, life, term, id, records);
+            }
             Happening::Elect { arbiter, life } => self.elect(arbiter, life),
             Happening::Elected { arbiter, life, sent, term } => self.elected(arbiter, life, sent, term),
             Happening::Sealing { arbiter, life } => self.drive_seal(arbiter, life),
