@@ -238,10 +238,23 @@ impl World<'_> {
         subject: Option<MemberName>,
         outcome: Outcome,
     ) {
+        self.hand_over(arbiter, signal, observer, subject, outcome);
+        self.drain(arbiter);
+    }
+
+    /// The engine is told, and judges once all that came together is told.
+    fn hand_over(
+        &mut self,
+        arbiter: usize,
+        signal: &SignalName,
+        observer: Observer,
+        subject: Option<MemberName>,
+        outcome: Outcome,
+    ) {
         let at = self.hosts[arbiter].boot(self.now);
         let cluster = self.setting.cluster.clone();
         let seen = Observation { at, cluster, signal: signal.clone(), observer, subject, outcome };
-        self.event(arbiter, Event::Observed(seen));
+        self.arbiters[arbiter].engine.handle(at, Event::Observed(seen));
     }
 
     fn learn_primary(&mut self, arbiter: usize) {
@@ -446,10 +459,10 @@ impl World<'_> {
         let agents: SignalName = AGENTS_SIGNAL.into();
         let setting = self.setting;
         let policy = setting.cluster_policy();
-        self.observe(arbiter, &agents, observer.clone(), None, Outcome::Fact(Fact::Reaches(reached)));
+        self.hand_over(arbiter, &agents, observer.clone(), None, Outcome::Fact(Fact::Reaches(reached)));
         if let (Some(signal), Some(role)) = (&policy.role_signal, &report.role) {
             let fact = Outcome::Fact(Fact::Role(role.clone()));
-            self.observe(arbiter, signal, observer.clone(), Some(name.clone()), fact);
+            self.hand_over(arbiter, signal, observer.clone(), Some(name.clone()), fact);
         }
         for (signal, source) in &setting.sources {
             let super::Source::Agent(watch) = source else { continue };
@@ -459,15 +472,16 @@ impl World<'_> {
             } else {
                 Fact::Alert { firing: evidence.is_so }
             };
-            self.observe(arbiter, signal, observer.clone(), Some(name.clone()), Outcome::Fact(fact));
+            self.hand_over(arbiter, signal, observer.clone(), Some(name.clone()), Outcome::Fact(fact));
         }
-        let (appointed, epoch) = (report.appointed, report.epoch);
+        let appointed = report.appointed;
         let fact = Outcome::Fact(Fact::Agent(Box::new(report)));
-        self.observe(arbiter, &agents, observer, Some(name), fact);
-        self.keep_appointed(arbiter, member, appointed, epoch);
+        self.hand_over(arbiter, &agents, observer, Some(name), fact);
+        self.drain(arbiter);
+        self.keep_appointed(arbiter, member, appointed);
     }
 
-    fn keep_appointed(&mut self, arbiter: usize, member: usize, appointed: Option<Epoch>, _seen: Epoch) {
+    fn keep_appointed(&mut self, arbiter: usize, member: usize, appointed: Option<Epoch>) {
         if self.setting.cluster_policy().failover.lease.is_none() && !self.members[member].has_gate {
             return;
         }

@@ -73,6 +73,8 @@ pub enum Fault {
         /// Which.
         member: usize,
     },
+    /// SIGKILL of the broker that serves at that moment, whoever it is.
+    KillPrimary,
     /// A broker is stopped, or hangs; undone: it goes on.
     Freeze {
         /// Which.
@@ -256,8 +258,9 @@ mod ms {
 }
 
 /// The kinds of faults, as coverage names them.
-pub(super) const KINDS: [&str; 26] = [
+pub(super) const KINDS: [&str; 27] = [
     "kill broker",
+    "kill primary",
     "freeze",
     "fill disk",
     "lag",
@@ -289,6 +292,7 @@ pub(super) const KINDS: [&str; 26] = [
 pub(super) fn scenarios(kind: &str) -> &'static [&'static str] {
     match kind {
         "kill broker" => &["P1", "P4", "P21"],
+        "kill primary" => &["P1", "P12", "H18"],
         "freeze" => &["P5", "P6", "P7"],
         "fill disk" => &["P9", "P23"],
         "lag" => &["P19", "P20", "G4"],
@@ -324,6 +328,7 @@ impl Fault {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::KillBroker { .. } => "kill broker",
+            Self::KillPrimary => "kill primary",
             Self::Freeze { .. } => "freeze",
             Self::FillDisk { .. } => "fill disk",
             Self::Lag { .. } => "lag",
@@ -369,6 +374,7 @@ impl Fault {
         };
         match self {
             Self::KillBroker { member: m } => format!("the broker of {} is killed", member(m)),
+            Self::KillPrimary => "the broker that serves is killed".into(),
             Self::Freeze { member: m } => format!("the broker of {} hangs", member(m)),
             Self::FillDisk { member: m } => format!("the disk of {} is full", member(m)),
             Self::Lag { member: m } => format!("{} gets nothing from its primary", member(m)),
@@ -533,7 +539,8 @@ fn draw(setting: &Setting, random: &mut Random) -> Fault {
     let member = if random.one_in(2) { 0 } else { random.index(members) };
     let arbiter = random.index(arbiters);
     match random.within(0, 100) {
-        0..14 => Fault::KillBroker { member },
+        0..7 => Fault::KillBroker { member },
+        7..14 => Fault::KillPrimary,
         14..22 => Fault::Freeze { member },
         22..25 => Fault::FillDisk { member },
         25..28 => Fault::Lag { member: random.index(members) },
@@ -619,6 +626,11 @@ impl World<'_> {
         let until = timed.for_.map_or(u64::MAX, |for_| self.now + self.ns(for_));
         match timed.fault {
             Fault::KillBroker { member } => self.kill_broker(member),
+            Fault::KillPrimary => {
+                if let Some(member) = (0..self.members.len()).find(|member| self.serves(*member)) {
+                    self.kill_broker(member);
+                }
+            }
             Fault::Freeze { member } => {
                 let now = self.now;
                 self.members[member].frozen_since.get_or_insert(now);
@@ -739,6 +751,7 @@ impl World<'_> {
             Fault::Idle => self.nodes.iter_mut().for_each(|node| node.is_idle = false),
             Fault::CutPowerControl => self.is_power_cut_off = false,
             Fault::KillBroker { .. }
+            | Fault::KillPrimary
             | Fault::PowerOn { .. }
             | Fault::StartBroker { .. }
             | Fault::PauseHost { .. }

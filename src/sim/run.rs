@@ -15,7 +15,7 @@ use super::{
 use crate::model::{Notice, incident::IncidentState, record::SagaKind, time::human};
 
 /// How long everything is left alone at the start, so that who is primary is known.
-const SETTLE: u64 = 5 * SEC;
+const SETTLE: u64 = 3 * SEC;
 /// After everything healed, so often it is looked whether there is nothing left to do.
 const LOOK_EVERY: u64 = 500 * MS;
 /// And for so long at most, beyond the longest wait of the rules: failed acts are tried again with growing delays.
