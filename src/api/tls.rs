@@ -1,6 +1,6 @@
 //! TLS of the HTTP interface: the server's certificate, and clients by theirs.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -9,7 +9,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::TlsConfig;
+use crate::{config::TlsConfig, sys::tls::certificates};
 
 /// The files, read.
 #[derive(Clone)]
@@ -45,15 +45,6 @@ impl Tls {
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsAcceptor::from(Arc::new(server))))
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bad = |error: &dyn std::fmt::Display| format!("{}: no certificates in PEM format ({error})", path.display());
-    let all: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| bad(&error))?
-        .collect::<Result<_, _>>()
-        .map_err(|error| bad(&error))?;
-    if all.is_empty() { Err(bad(&"the file holds none")) } else { Ok(all) }
 }
 
 /// The DNS names of a client certificate that the handshake has verified.

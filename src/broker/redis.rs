@@ -29,7 +29,6 @@ use super::{Ask, Broker, Listen};
 use crate::{
     model::{
         ActError, Done, Epoch, Fact, Failure, FailureKind, FenceReport, Order, Outcome, Secret, Target, WriteAttempt,
-        time::human,
     },
     sys::clock::Stopwatch,
 };
@@ -217,7 +216,7 @@ impl Broker for RedisBroker {
         match timeout(limit, self.look(ask, target)).await {
             Ok(Ok(fact)) => Outcome::Fact(fact),
             Ok(Err(failure)) => Outcome::Failure(failure),
-            Err(_) => Outcome::Failure(timed_out(limit)),
+            Err(_) => Outcome::Failure(Failure::no_answer_within(limit)),
         }
     }
 
@@ -238,7 +237,7 @@ impl Broker for RedisBroker {
             };
             connection.call(command.arg(id)).await.map(drop)
         };
-        timeout(limit, send).await.unwrap_or_else(|_| Err(timed_out(limit)))
+        timeout(limit, send).await.unwrap_or_else(|_| Err(Failure::no_answer_within(limit)))
     }
 
     async fn hold_open(&self, target: &Target, limit: Duration) {
@@ -301,10 +300,6 @@ async fn replication(connection: &mut Connection) -> Result<Info, Failure> {
     let reply = connection.call(cmd("INFO").arg("replication")).await?;
     let info = text(&reply).and_then(|text| Info::parse(&text));
     info.ok_or_else(|| Failure::new(FailureKind::Parse, "INFO replication tells no role that is known"))
-}
-
-fn timed_out(limit: Duration) -> Failure {
-    Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit)))
 }
 
 fn unexpected(command: &str, reply: &Value) -> Failure {

@@ -29,7 +29,7 @@ use super::{Ask, Broker, Listen};
 use crate::{
     model::{
         ActError, Done, Epoch, Fact, Failure, FailureKind, FenceReport, Order, Outcome, Role, Target, WriteAttempt,
-        observation::RoleReport, time::human,
+        observation::RoleReport,
     },
     relay::control::{Answer, Reason, Request, Role as RelayRole, Status},
     sys::{clock::Stopwatch, net::Connector},
@@ -171,10 +171,6 @@ fn link(status: &Status) -> Fact {
     }
 }
 
-fn timed_out(limit: Duration) -> Failure {
-    Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit)))
-}
-
 #[async_trait]
 impl Broker for RelayBroker {
     fn kind(&self) -> &'static str {
@@ -185,7 +181,7 @@ impl Broker for RelayBroker {
         match timeout(limit, self.look(ask, target)).await {
             Ok(Ok(fact)) => Outcome::Fact(fact),
             Ok(Err(failure)) => Outcome::Failure(failure),
-            Err(_) => Outcome::Failure(timed_out(limit)),
+            Err(_) => Outcome::Failure(Failure::no_answer_within(limit)),
         }
     }
 
@@ -196,7 +192,7 @@ impl Broker for RelayBroker {
                 other => Err(refusal(&other)),
             }
         };
-        timeout(limit, send).await.unwrap_or_else(|_| Err(timed_out(limit)))
+        timeout(limit, send).await.unwrap_or_else(|_| Err(Failure::no_answer_within(limit)))
     }
 
     async fn hold_open(&self, target: &Target, limit: Duration) {

@@ -41,7 +41,7 @@ mod relay;
 mod reload;
 mod resume;
 mod schema;
-mod simulate;
+pub mod simulate;
 pub mod status;
 mod stdio;
 mod switchover;

@@ -140,7 +140,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
 }
 
 /// The file's cluster in its surroundings, as far as the file knows them.
-fn setting(config: &Config, cluster: &ClusterPolicy, args: &Args) -> Setting {
+#[must_use]
+pub fn setting(config: &Config, cluster: &ClusterPolicy) -> Setting {
     let mut setting = Setting::new(&config.policy, cluster);
     if let Some(parts) = config.clusters.get(&cluster.name) {
         for (name, source) in &parts.sources {
@@ -165,22 +166,23 @@ fn setting(config: &Config, cluster: &ClusterPolicy, args: &Args) -> Setting {
         }
     }
     if config.arbiter.shared.is_some() {
-        let arbiters = config.mesh.as_ref().map_or(2, |mesh| {
-            mesh.parties.values().filter(|party| party.part == Part::Arbiter).count()
-        });
+        let arbiters = config
+            .mesh
+            .as_ref()
+            .map_or(2, |mesh| mesh.parties.values().filter(|party| party.part == Part::Arbiter).count());
         setting.arbiters = arbiters.clamp(2, 3);
     }
+    setting
+}
+
+fn simulate(config: &Config, cluster: &ClusterPolicy, args: &Args) -> Result<Report, Failure> {
+    let mut setting = setting(config, cluster);
     if args.synchronous {
         setting.replication = Replication::Sync;
     }
     if args.no_supervisor {
         setting.restarts_after = None;
     }
-    setting
-}
-
-fn simulate(config: &Config, cluster: &ClusterPolicy, args: &Args) -> Result<Report, Failure> {
-    let setting = setting(config, cluster, args);
     let mut cases = explore::cases(&setting, args.seed, args.random);
     explore::thin(&mut cases, args.pairs, args.seed);
     let watch = Stopwatch::start();
@@ -288,8 +290,7 @@ fn save(
         Failure::new(Code::CannotCreate, format!("{} cannot be written: {error}.", directory.display()))
     };
     std::fs::create_dir_all(directory).map_err(|error| cannot(&error))?;
-    let name: String =
-        danger.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name: String = danger.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let path = directory.join(format!("{}-{name}.json", cluster.name));
     let text = serde_json::to_string_pretty(recorded).map_err(|error| cannot(&error))?;
     std::fs::write(&path, text).map_err(|error| cannot(&error))?;
@@ -330,7 +331,8 @@ fn render(report: &Report, args: &Args, paint: Paint) -> String {
         table.row([&format!("worst outage, {family}"), &outage, &worst.faults]);
     }
     if let Some(lost) = &report.lost {
-        let allowed = report.max_loss.map_or_else(|| "any loss is allowed".to_owned(), |n| format!("`max_loss` is {n}"));
+        let allowed =
+            report.max_loss.map_or_else(|| "any loss is allowed".to_owned(), |n| format!("`max_loss` is {n}"));
         let answer = format!("{} writes ({allowed})", lost.writes);
         table.row(["most acknowledged writes lost", &answer, &lost.faults]);
     }

@@ -213,6 +213,12 @@ impl Failure {
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
+
+    /// Nothing was heard for so long.
+    #[must_use]
+    pub fn no_answer_within(limit: Duration) -> Self {
+        Self::new(FailureKind::TimedOut, format!("no answer within {}", super::time::human(limit)))
+    }
 }
 
 impl fmt::Display for Failure {

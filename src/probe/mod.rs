@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::{Fact, Failure, FailureKind, Outcome, Target, policy::SignalKind, time::human};
+use crate::model::{Fact, Failure, FailureKind, Outcome, Target, policy::SignalKind};
 
 pub mod exec;
 pub mod file;
@@ -101,12 +101,8 @@ async fn within(limit: Duration, look: impl Future<Output = Result<Fact, Failure
     match tokio::time::timeout(limit, look).await {
         Ok(Ok(fact)) => Outcome::Fact(fact),
         Ok(Err(failure)) => Outcome::Failure(failure),
-        Err(_) => Outcome::Failure(timed_out(limit)),
+        Err(_) => Outcome::Failure(Failure::no_answer_within(limit)),
     }
-}
-
-fn timed_out(limit: Duration) -> Failure {
-    Failure::new(FailureKind::TimedOut, format!("no answer within {}", human(limit)))
 }
 
 /// A number that means something. `NaN` and infinities are what programs say when they do not know.

@@ -1,8 +1,6 @@
 //! What Redis's and etcd's addresses share: `scheme://user:password@host:port,host:port/path?name=value`, and TLS files.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
-
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::model::Secret;
 
@@ -121,38 +119,7 @@ pub(super) fn tls(
     cert: Option<&str>,
     key: Option<&str>,
 ) -> Result<Arc<rustls::ClientConfig>, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    if let Some(path) = ca {
-        for authority in certificates(path)? {
-            roots.add(authority).map_err(|e| format!("{path}: not an authority to trust: {e}"))?;
-        }
-    } else {
-        // Some of the system's may be unusable; without any, the handshake says so.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS cannot be set up: {e}"))?
-        .with_root_certificates(roots);
-    let config = match (cert, key) {
-        (Some(cert), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|e| format!("{key}: no usable key: {e}"))?;
-            builder
-                .with_client_auth_cert(certificates(cert)?, private)
-                .map_err(|e| format!("{cert} and {key} cannot be used together: {e}"))?
-        }
-        (None, None) => builder.with_no_client_auth(),
-        _ => return Err("`cert` and `key` of a store's address belong together; write both, or neither".into()),
-    };
-    Ok(Arc::new(config))
-}
-
-fn certificates(path: impl AsRef<Path>) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.as_ref().display().to_string();
-    let list: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| format!("{shown}: no usable certificate: {e}"))?;
-    if list.is_empty() { Err(format!("{shown}: there is no certificate in it")) } else { Ok(list) }
+    crate::sys::tls::client_config("a store's address", ca, cert, key)
 }
 
 /// Milliseconds of a span, at least one.

@@ -15,8 +15,7 @@ use sqlx::{
 
 use super::{
     OpenError, Options, Registry,
-    postgres::lacks_password,
-    sql::{Cell, ConnectError, Dialect, Meaning, Session, SqlRegistry, Words, session},
+    sql::{Cell, ConnectError, Dialect, Meaning, Session, SqlRegistry, Words, lacks_password, session},
 };
 
 const WORDS: Words = Words {

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, PgConnection, Postgres, postgres::PgConnectOptio
 
 use super::{
     OpenError, Options, Registry,
-    sql::{Cell, ConnectError, Dialect, Meaning, Session, SqlRegistry, Words, session},
+    sql::{Cell, ConnectError, Dialect, Meaning, Session, SqlRegistry, Words, lacks_password, session},
 };
 
 const WORDS: Words = Words {
@@ -68,10 +68,6 @@ pub(super) fn open(url: &str, options: &Options) -> Result<Arc<dyn Registry>, Op
     };
     let server = Server { options: connect, label, timeout: options.timeout };
     Ok(Arc::new(SqlRegistry::new(Box::new(server), options)))
-}
-
-pub(super) fn lacks_password(url: &str) -> bool {
-    reqwest::Url::parse(url).is_ok_and(|url| url.password().is_none())
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {

@@ -181,9 +181,7 @@ impl Checks {
     pub(super) fn acknowledged_beyond(&self, member: usize, common: u64, log: &[Entry]) -> Vec<u64> {
         let of_member = self.writes.iter().filter(|w| w.member == member && w.position > common);
         of_member
-            .filter(|w| {
-                usize::try_from(w.position).ok().and_then(|p| log.get(p.checked_sub(1)?)) == Some(&w.entry)
-            })
+            .filter(|w| usize::try_from(w.position).ok().and_then(|p| log.get(p.checked_sub(1)?)) == Some(&w.entry))
             .map(|w| w.position)
             .collect()
     }

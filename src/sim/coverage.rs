@@ -4,12 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{fault, hands::KINDS};
-use crate::model::{
-    FenceVerdict, Notice, StepResult,
-    explain::Guard,
-    incident::IncidentState,
-    record::LogEntry,
-};
+use crate::model::{FenceVerdict, Notice, StepResult, explain::Guard, incident::IncidentState, record::LogEntry};
 
 /// What runs reached, and how often.
 #[derive(Clone, Debug, Default)]

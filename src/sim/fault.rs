@@ -479,7 +479,10 @@ pub fn singles(setting: &Setting) -> Vec<Fault> {
         all.push(Fault::Isolate { host: hosts - 1 });
     }
     all.extend([Fault::Lose { percent: 30 }, Fault::Repeat { percent: 30 }, Fault::Slow { ms: 100 }]);
-    all.extend([StoreMode::Fails, StoreMode::Hangs, StoreMode::Slow, StoreMode::LosesAnswers].map(|mode| Fault::Store { mode }));
+    all.extend(
+        [StoreMode::Fails, StoreMode::Hangs, StoreMode::Slow, StoreMode::LosesAnswers]
+            .map(|mode| Fault::Store { mode }),
+    );
     for kind in ["fence", "catch up", "promote", "redirect", "rejoin"] {
         for behaviour in [Behaviour::Hangs, Behaviour::LosesAnswer, Behaviour::Late, Behaviour::Refuses] {
             all.push(Fault::Act { kind: kind.into(), behaviour });
@@ -801,9 +804,10 @@ impl World<'_> {
 
     fn is_quarantined(&self, member: usize) -> bool {
         let was_fenced = self.store.state.as_ref().is_some_and(|s| s.quarantined.contains_key(&self.names[member]));
-        let is_being = self.store.incidents.values().any(|kept| {
-            kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.old_primary == self.names[member])
-        });
+        let is_being =
+            self.store.incidents.values().any(|kept| {
+                kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.old_primary == self.names[member])
+            });
         was_fenced || is_being
     }
 
@@ -820,13 +824,9 @@ impl World<'_> {
         let reason = || "because they say so".to_owned();
         let command = match order {
             Order::Switchover => Command::Switchover { cluster, to: None, reason: reason(), skip_guards: Vec::new() },
-            Order::Failover => Command::Failover {
-                cluster,
-                to: None,
-                reason: reason(),
-                accept_loss: false,
-                skip_guards: Vec::new(),
-            },
+            Order::Failover => {
+                Command::Failover { cluster, to: None, reason: reason(), accept_loss: false, skip_guards: Vec::new() }
+            }
             Order::Abort => Command::Abort { cluster },
             Order::Continue => Command::Continue { cluster, accept_loss: true },
             Order::Pause => Command::Pause {
@@ -890,9 +890,10 @@ impl World<'_> {
     fn step(&self) -> &'static str {
         use crate::model::incident::IncidentState;
         let open = self.store.incidents.values().rev().filter_map(|kept| kept.incident.as_ref());
-        match open.map(|incident| incident.state).find(|state| {
-            !matches!(state, IncidentState::Resolved | IncidentState::Aborted)
-        }) {
+        match open
+            .map(|incident| incident.state)
+            .find(|state| !matches!(state, IncidentState::Resolved | IncidentState::Aborted))
+        {
             None => "quiet",
             Some(IncidentState::Fencing) => "fencing",
             Some(IncidentState::CatchingUp) => "catching up",

@@ -182,7 +182,9 @@ impl World<'_> {
         me.next_act += 1;
         let (act, life) = (me.next_act, me.life);
         let ends_at = self.now + self.ns(run.deadline + GRACE);
-        self.arbiters[arbiter].acts.insert(act, Act { run, behaviour, is_ended: false, order: None, promoted: None, ends_at });
+        self.arbiters[arbiter]
+            .acts
+            .insert(act, Act { run, behaviour, is_ended: false, order: None, promoted: None, ends_at });
         self.at(ends_at, Happening::ActOver { arbiter, life, act });
         let after = match behaviour {
             Some(Behaviour::Late) => {
@@ -315,7 +317,9 @@ impl World<'_> {
         let names = &self.setting.cluster_policy().nodes;
         for (node, name) in names.iter().enumerate() {
             let host = self.nodes[node].host;
-            if self.reaches(arbiter, host) && self.hosts[host].runs(self.now) && self.nodes[node].told(member, run.order.epoch)
+            if self.reaches(arbiter, host)
+                && self.hosts[host].runs(self.now)
+                && self.nodes[node].told(member, run.order.epoch)
             {
                 acknowledged.push(name.clone());
             } else {
@@ -407,7 +411,9 @@ impl World<'_> {
                 let reached: Vec<usize> = all
                     .iter()
                     .copied()
-                    .filter(|n| self.reaches(arbiter, self.nodes[*n].host) && self.hosts[self.nodes[*n].host].runs(self.now))
+                    .filter(|n| {
+                        self.reaches(arbiter, self.nodes[*n].host) && self.hosts[self.nodes[*n].host].runs(self.now)
+                    })
                     .collect();
                 for node in &reached {
                     let drops = &mut self.nodes[*node].drops;
@@ -753,11 +759,9 @@ fn refused(run: &Run, why: &str) -> StepResult {
         Action::Fence { .. } | Action::MakeReadOnly | Action::AwaitLease => {
             StepResult::Fenced(FenceReport::unknown(why))
         }
-        Action::ForbiddenWrite { .. } => StepResult::WriteTried(WriteAttempt {
-            on_new: WriteOutcome::NoAnswer,
-            on_open: None,
-            detail: why.into(),
-        }),
+        Action::ForbiddenWrite { .. } => {
+            StepResult::WriteTried(WriteAttempt { on_new: WriteOutcome::NoAnswer, on_open: None, detail: why.into() })
+        }
         action => StepResult::Failed(ActError::nothing_done(kind_of(action), why)),
     }
 }

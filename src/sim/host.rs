@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::random::Random;
 use crate::model::{
     Time,
-    time::{Mono, Moment},
+    time::{Moment, Mono},
 };
 
 /// A millisecond of true time.

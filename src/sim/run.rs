@@ -116,12 +116,15 @@ fn is_missed(world: &World<'_>, schedule: &Schedule) -> bool {
 impl World<'_> {
     /// Nothing is left to do: no incident is open, and the nodes are served by whom the store calls primary.
     fn is_well(&self) -> bool {
-        let is_open = self.store.incidents.values().any(|kept| {
-            kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.state != IncidentState::Held)
-        });
-        let is_served = self.nodes.iter().all(|node| {
-            node.last_received.is_some_and(|at| self.now - at <= 2 * self.write_every + 100 * MS)
-        });
+        let is_open = self
+            .store
+            .incidents
+            .values()
+            .any(|kept| kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.state != IncidentState::Held));
+        let is_served = self
+            .nodes
+            .iter()
+            .all(|node| node.last_received.is_some_and(|at| self.now - at <= 2 * self.write_every + 100 * MS));
         !is_open && is_served && self.awaits_nobody()
     }
 
@@ -172,9 +175,8 @@ impl World<'_> {
             }
         }
         let kept: Vec<_> = self.store.incidents.values().filter_map(|kept| kept.incident.as_ref()).collect();
-        let count = |state: IncidentState| {
-            u32::try_from(kept.iter().filter(|i| i.state == state).count()).unwrap_or(u32::MAX)
-        };
+        let count =
+            |state: IncidentState| u32::try_from(kept.iter().filter(|i| i.state == state).count()).unwrap_or(u32::MAX);
         let promoted = self.store.incidents.values().flat_map(|kept| &kept.log);
         let promoted =
             promoted.filter(|entry| matches!(entry, crate::model::record::LogEntry::Promoted { .. })).count();
@@ -229,7 +231,9 @@ pub(super) fn words_of(notice: &Notice) -> Option<String> {
             let guards: Vec<String> = guards.iter().map(|(_, why)| why.clone()).collect();
             format!("the rule “{rule}” may not act: {}", guards.join("; "))
         }
-        Notice::PrimaryChanged { primary: Some(primary), epoch, .. } => format!("{primary} is primary in epoch {epoch}"),
+        Notice::PrimaryChanged { primary: Some(primary), epoch, .. } => {
+            format!("{primary} is primary in epoch {epoch}")
+        }
         Notice::TwoPrimaries { members, now: true, .. } => format!("sees two primaries: {members:?}"),
         Notice::Own { ok, detail, .. } if !detail.is_empty() => {
             format!("of itself: {detail}{}", if *ok { " (well)" } else { "" })

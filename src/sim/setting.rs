@@ -193,10 +193,12 @@ impl Setting {
             let mut of_rule = Duration::ZERO;
             rule.when.walk(&mut |expr| {
                 let asked = match &expr.kind {
-                    ExprKind::Signal { condition, .. } | ExprKind::Observers { are: condition, .. } => match condition {
-                        Condition::Silent(d) | Condition::Stalled(d) | Condition::LagLongerThan(d) => *d,
-                        _ => Duration::ZERO,
-                    },
+                    ExprKind::Signal { condition, .. } | ExprKind::Observers { are: condition, .. } => {
+                        match condition {
+                            Condition::Silent(d) | Condition::Stalled(d) | Condition::LagLongerThan(d) => *d,
+                            _ => Duration::ZERO,
+                        }
+                    }
                     _ => Duration::ZERO,
                 };
                 let held = expr.hold.unwrap_or_default() + expr.window.map_or(Duration::ZERO, |window| window.of);

@@ -21,11 +21,7 @@ use super::{
     setting::Setting,
     store::Store,
 };
-use crate::model::{
-    Epoch, MemberName, PartyName, Role, Time,
-    agent::MemberReport,
-    observation::Arrivals,
-};
+use crate::model::{Epoch, MemberName, PartyName, Role, Time, agent::MemberReport, observation::Arrivals};
 
 /// Who speaks as a voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +33,61 @@ pub(super) enum Voice {
 /// What goes from host to host.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
-    Beat { member: usize, life: u32, challenge: Time, report: Box<MemberReport> },
-    Heartbeat { member: usize, stream: usize },
-    Arrivals { node: usize, stream: usize, arrivals: Box<Arrivals> },
-    Renew { voice: Voice, member: usize, epoch: Epoch, request: u64 },
-    Granted { member: usize, by: usize, epoch: Epoch, request: u64 },
-    Seal { voice: Voice, arbiter: usize, epoch: Epoch },
-    Sealed { by: usize, epoch: Epoch, is_over: bool },
-    Order { member: usize, key: OrderKey, epoch: Epoch, challenge: (u32, Time), deed: Deed },
-    Answer { member: usize, key: OrderKey, answer: Answer },
+    Beat {
+        member: usize,
+        life: u32,
+        challenge: Time,
+        report: Box<MemberReport>,
+    },
+    Heartbeat {
+        member: usize,
+        stream: usize,
+    },
+    Arrivals {
+        node: usize,
+        stream: usize,
+        arrivals: Box<Arrivals>,
+    },
+    Renew {
+        voice: Voice,
+        member: usize,
+        epoch: Epoch,
+        request: u64,
+    },
+    Granted {
+        member: usize,
+        by: usize,
+        epoch: Epoch,
+        request: u64,
+    },
+    Seal {
+        voice: Voice,
+        arbiter: usize,
+        epoch: Epoch,
+    },
+    Sealed {
+        by: usize,
+        epoch: Epoch,
+        is_over: bool,
+    },
+    Order {
+        member: usize,
+        key: OrderKey,
+        epoch: Epoch,
+        challenge: (u32, Time),
+        deed: Deed,
+    },
+    Answer {
+        member: usize,
+        key: OrderKey,
+        answer: Answer,
+    },
     /// To a node, directly or as the answer to what it reported.
-    Primary { node: usize, member: usize, epoch: Epoch },
+    Primary {
+        node: usize,
+        member: usize,
+        epoch: Epoch,
+    },
 }
 
 /// What will happen.
@@ -282,9 +322,8 @@ impl<'s> World<'s> {
             (false, true) if self.relay_between(from, to) => 2,
             _ => return,
         };
-        let copies = 1 + u64::from(
-            self.network.twice_percent > 0 && self.random.within(0, 100) < self.network.twice_percent,
-        );
+        let copies =
+            1 + u64::from(self.network.twice_percent > 0 && self.random.within(0, 100) < self.network.twice_percent);
         for _ in 0..copies {
             let mut delay = 0;
             let mut is_lost = from == to;

@@ -10,3 +10,4 @@ pub mod net;
 pub mod process;
 pub mod properties;
 pub mod systemd;
+pub(crate) mod tls;

@@ -13,6 +13,7 @@ mod lab;
 mod matrix;
 mod net;
 mod scenarios;
+mod schedules;
 mod table;
 
 use std::time::Duration;

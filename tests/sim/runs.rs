@@ -33,7 +33,8 @@ fn on_a_quiet_day_nothing_happens() {
 fn a_dead_primary_is_replaced_and_comes_back() {
     for (name, setting) in all() {
         let dies = [(Duration::from_millis(500), Fault::KillBroker { member: 0 })];
-        let outcome = run_told(&Setting { restarts_after: None, ..setting }, &Schedule::of(1, &dies, Duration::from_secs(5)));
+        let outcome =
+            run_told(&Setting { restarts_after: None, ..setting }, &Schedule::of(1, &dies, Duration::from_secs(5)));
         let story = outcome.story.join("\n");
         assert_eq!(outcome.violations, [], "{name}\n{story}");
         assert_eq!(outcome.promotions, 1, "{name}\n{story}");

@@ -19,10 +19,7 @@ fn by_agent(label: &str, proof: Proof) -> MethodPolicy {
 /// Rules as the reference file has them, only faster: the process is gone; silent to everyone.
 fn rules(cluster: &mut ClusterPolicy) {
     let quick = |policy: SignalPolicy| SignalPolicy { every: ms(100), fresh_for: ms(300), ..policy };
-    cluster.signals.insert(
-        "ping".into(),
-        quick(signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary)),
-    );
+    cluster.signals.insert("ping".into(), quick(signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary)));
     let nodes = Observers::Nodes(cluster.nodes.clone());
     cluster.signals.insert(
         "arrivals".into(),
@@ -56,12 +53,10 @@ pub fn agents(members: &[&str]) -> Setting {
             ..signal(SignalKind::Process, Observers::Members, Subjects::Primary)
         },
     );
-    cluster.rules.insert(
-        0,
-        rule("the process is gone", is("process", Condition::Exited), Verdict::Dead, Reaction::Failover),
-    );
-    cluster.failover.fence =
-        vec![vec![by_agent("agent gate", Proof::Gate), by_agent("agent kill", Proof::Stopped)]];
+    cluster
+        .rules
+        .insert(0, rule("the process is gone", is("process", Condition::Exited), Verdict::Dead, Reaction::Failover));
+    cluster.failover.fence = vec![vec![by_agent("agent gate", Proof::Gate), by_agent("agent kill", Proof::Stopped)]];
     cluster.failover.cooldown = secs(1);
     cluster.failover.budget = 100;
     cluster.failover.rejoin = Rejoin::Follow;

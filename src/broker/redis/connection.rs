@@ -3,11 +3,11 @@
 //! The `redis` crate packs commands and parses replies; the stream is ours, so that a connection can be held open
 //! over a freeze and a late reply is never taken for the answer to a later question.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
 use redis::{Cmd, ErrorKind, RedisError, Value};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -17,7 +17,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Redis, Tls};
 use crate::{
     model::{Failure, FailureKind, Secret, Target},
-    sys::net::{Connector, failure_of},
+    sys::{
+        net::{Connector, failure_of},
+        tls,
+    },
 };
 
 /// No reply that we ask for is near this; whatever sends more is not what we think it is.
@@ -71,41 +74,13 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Failure> {
         .map_err(|_| Failure::new(FailureKind::Local, format!("`{host}` is not a name that a certificate can have")))
 }
 
-fn prepare_tls(tls: &Tls) -> Result<(TlsConnector, Option<ServerName<'static>>), String> {
-    let mut roots = rustls::RootCertStore::empty();
-    if let Some(path) = &tls.ca {
-        for authority in certificates(path)? {
-            roots.add(authority).map_err(|e| format!("{path}: not an authority to trust: {e}"))?;
-        }
-    } else {
-        // Some of the system's may be unusable; without any, the handshake says so.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS cannot be set up: {e}"))?
-        .with_root_certificates(roots);
-    let config = match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|e| format!("{key}: no usable key: {e}"))?;
-            builder
-                .with_client_auth_cert(certificates(cert)?, private)
-                .map_err(|e| format!("{cert} and {key} cannot be used together: {e}"))?
-        }
-        (None, None) => builder.with_no_client_auth(),
-        _ => return Err("redis.tls: `cert` and `key` belong together; write both, or neither".into()),
-    };
-    let name = tls.server_name.clone().map(|name| {
+fn prepare_tls(own: &Tls) -> Result<(TlsConnector, Option<ServerName<'static>>), String> {
+    let parts = (own.ca.as_deref(), own.cert.as_deref(), own.key.as_deref());
+    let config = tls::client_config("redis.tls", parts.0, parts.1, parts.2)?;
+    let name = own.server_name.clone().map(|name| {
         ServerName::try_from(name.clone()).map_err(|_| format!("redis.tls.server_name: `{name}` is not a host name"))
     });
-    Ok((TlsConnector::from(Arc::new(config)), name.transpose()?))
-}
-
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let list: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| format!("{path}: no usable certificate: {e}"))?;
-    if list.is_empty() { Err(format!("{path}: there is no certificate in it")) } else { Ok(list) }
+    Ok((TlsConnector::from(config), name.transpose()?))
 }
 
 enum Stream {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::{interval, timeout};
 
-use super::{Connection, RedisBroker, text, timed_out};
+use super::{Connection, RedisBroker, text};
 use crate::model::{Failure, FailureKind, Target};
 
 /// A way that says nothing for this long, although it was asked, is dead.
@@ -47,7 +47,7 @@ impl RedisBroker {
                     }
                     _ = asks.tick() => {
                         if ASK_EVERY * asked_in_vain > SILENT_FOR {
-                            return Err(timed_out(SILENT_FOR));
+                            return Err(Failure::no_answer_within(SILENT_FOR));
                         }
                         asked_in_vain += 1;
                         connection.send(&cmd("PING")).await?;
@@ -84,7 +84,7 @@ impl RedisBroker {
                     .arg(&last);
                 let reply = timeout(ASK_EVERY + SILENT_FOR, connection.call(&read)).await;
                 // Nil: nothing came.
-                let Value::Array(found) = reply.map_err(|_| timed_out(SILENT_FOR))?? else { continue };
+                let Value::Array(found) = reply.map_err(|_| Failure::no_answer_within(SILENT_FOR))?? else { continue };
                 for stream in found {
                     let Value::Array(pair) = stream else { continue };
                     let [name, new] = pair.as_slice() else { continue };
@@ -102,7 +102,7 @@ impl RedisBroker {
 
     async fn open_to_listen(&self, target: &Target) -> Result<Connection, Failure> {
         let opened = timeout(OPEN_WITHIN, self.door.open(target)).await;
-        let mut connection = opened.map_err(|_| timed_out(OPEN_WITHIN))??;
+        let mut connection = opened.map_err(|_| Failure::no_answer_within(OPEN_WITHIN))??;
         connection.accept(MESSAGE_MAX);
         Ok(connection)
     }

@@ -7,7 +7,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::{super::Listen, timed_out};
+use super::super::Listen;
 use crate::{
     model::{Failure, FailureKind, Target},
     relay::{
@@ -86,7 +86,7 @@ pub(super) async fn listen(
     match timeout(OPEN_WITHIN, connector.connect(&target.address)).await {
         Ok(Ok(_)) => {}
         Ok(Err(failure)) => return failure,
-        Err(_) => return timed_out(OPEN_WITHIN),
+        Err(_) => return Failure::no_answer_within(OPEN_WITHIN),
     }
     let mut node = NodeClient::start(NodeOptions {
         // Two of one name would push each other out.
@@ -114,7 +114,7 @@ pub(super) async fn listen(
                     return Failure::new(FailureKind::Reset, trouble);
                 }
                 if state.connections > 0 || waited > OPEN_WITHIN {
-                    return timed_out(waited);
+                    return Failure::no_answer_within(waited);
                 }
             }
         }

@@ -50,6 +50,11 @@ pub(super) enum Meaning {
     Other,
 }
 
+/// Whether an address leaves the password to the options.
+pub(super) fn lacks_password(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| url.password().is_none())
+}
+
 /// One kind of database.
 #[async_trait]
 pub(super) trait Dialect: Send + Sync {
