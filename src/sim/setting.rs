@@ -89,7 +89,7 @@ impl Method {
     /// for is believed, here as in the file.
     #[must_use]
     pub const fn may_lie(self) -> bool {
-        matches!(self, Self::Claim)
+        matches!(self, Self::Claim | Self::ReadOnly)
     }
 }
 

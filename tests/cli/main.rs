@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod demo;
+mod simulate;
 
 use std::{fs, path::Path};
 
@@ -48,6 +49,7 @@ fn the_help_names_every_verb_and_every_exit_code() {
         "reload",
         "epoch",
         "doctor",
+        "simulate",
         "demo",
         "stdio",
         "completions",
