@@ -275,7 +275,7 @@ impl World<'_> {
             let granted = agent.is_some_and(|agent| agent.voter.grant(moment.mono, &name, epoch).is_ok());
             self.voter_changed(member);
             if granted {
-                self.granted(member, member, epoch, request);
+                self.granted(member, host, epoch, request);
             }
         }
         self.renew_at(member, now + after);

@@ -408,7 +408,7 @@ impl World<'_> {
             .iter()
             .filter(|node| node.follows == Some(old) && node.last_received.is_some_and(|at| self.now - at <= lately))
             .count();
-        if !live.is_empty() && served * 2 > live.len() {
+        if self.serves(old) && !live.is_empty() && served * 2 > live.len() {
             self.checks.false_failovers += 1;
             let (served, live) = (served, live.len());
             self.tell_with(old, |name| {

@@ -63,6 +63,30 @@ fn each_fault_alone() {
     }
 }
 
+/// Whoever is lost beside the primary, it goes on serving: with three voters any two decide.
+#[test]
+fn the_loss_of_one_other_costs_no_service() {
+    let setting = settings::agents(&["a", "b"]);
+    let (arbiter, standby) = (0, 2);
+    let faults = [
+        Fault::Isolate { host: arbiter },
+        Fault::Isolate { host: standby },
+        Fault::KillArbiter { arbiter: 0 },
+        Fault::PowerOff { host: standby },
+        Fault::KillAgent { member: 1 },
+        Fault::Cut { a: 0, b: 1 },
+        Fault::Cut { a: 1, b: 2 },
+        Fault::Cut { a: 0, b: 2 },
+    ];
+    for fault in faults {
+        let schedule = Schedule::of(5, &[(Duration::from_millis(500), fault.clone())], Duration::from_secs(20));
+        let outcome = run_told(&setting, &schedule);
+        let story = outcome.story.join("\n");
+        assert_eq!((outcome.violations.len(), outcome.promotions), (0, 0), "{fault:?}\n{story}");
+        assert!(outcome.outage_ns < 1_000_000_000, "{fault:?}: {} ns\n{story}", outcome.outage_ns);
+    }
+}
+
 /// `CORONER_SIM_RUNS`: of each setting. `CORONER_SIM_SEED`: from which number on.
 #[test]
 fn by_chance() {
