@@ -9,10 +9,11 @@ use std::{
 };
 
 const EDGES: [&str; 7] = ["broker", "fence", "probe", "redirect", "registry", "report", "store"];
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 25] = [
     "agent",
     "api",
     "arbiter",
+    "backtest",
     "broker",
     "cli",
     "config",
@@ -21,6 +22,7 @@ const PARTS: [&str; 23] = [
     "engine",
     "failover",
     "fence",
+    "journal",
     "lease",
     "mesh",
     "model",
@@ -46,6 +48,8 @@ fn allowed(part: &str) -> &'static [&'static str] {
         "relay" => &["relay", "model", "sys"],
         "lease" => &["lease", "model"],
         "mesh" => &["mesh", "lease", "model"],
+        "journal" => &["journal", "model"],
+        "backtest" => &["backtest", "engine", "journal", "model"],
         "stdio" => &["stdio"],
         "sys" => &["sys", "model"],
         "config" => {

@@ -94,7 +94,7 @@ macro_rules! contract {
                 an_incident_is_found_by_the_beginning_of_its_name,
                 an_acknowledgement_replaces_the_record,
                 a_spooled_report_replaces_the_older_one,
-                history_is_bounded,
+                what_grows_is_bounded,
                 check_and_trim_work_on_an_empty_store,
             );
         }
