@@ -101,7 +101,11 @@ fn main() {
         }
     }
     assert_eq!(count, observations);
-    println!("read all of it once in {:.2} s: {:.0} ns each", watch.elapsed().as_secs_f64(), per(watch.elapsed(), count));
+    println!(
+        "read all of it once in {:.2} s: {:.0} ns each",
+        watch.elapsed().as_secs_f64(),
+        per(watch.elapsed(), count)
+    );
 
     let (in_force, other) = (policy_of(CAREFUL), policy_of(HASTY));
     let question = Question {

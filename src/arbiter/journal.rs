@@ -66,7 +66,8 @@ impl Journal {
         let (batches, received) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let (all_written, written) = oneshot::channel();
-        let writer = Writer { config: config.clone(), life, dropped: Arc::clone(&dropped), recorder: None, tried: None };
+        let writer =
+            Writer { config: config.clone(), life, dropped: Arc::clone(&dropped), recorder: None, tried: None };
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             writer.run(&received);
             // Nobody may wait for it any more.

@@ -128,7 +128,8 @@ pub(super) fn compare(
     mut new: Judged,
 ) -> Result<ClusterReport, BacktestError> {
     let window_ms = i64::try_from(question.window.as_millis()).unwrap_or(i64::MAX);
-    let is_disowned = |brief: &IncidentBrief| question.disowned.iter().any(|id| brief.id.as_str().starts_with(id.as_str()));
+    let is_disowned =
+        |brief: &IncidentBrief| question.disowned.iter().any(|id| brief.id.as_str().starts_with(id.as_str()));
     let (disowned, failovers): (Vec<IncidentBrief>, Vec<IncidentBrief>) = std::mem::take(&mut old.recorded.incidents)
         .into_values()
         .filter(|brief| brief.kind == SagaKind::Failover && brief.state != IncidentState::Aborted)
@@ -237,6 +238,10 @@ fn events(
         match groups.last_mut() {
             Some((_, last, event)) if at.saturating_sub(*last) <= window_ms => {
                 *last = at;
+                if incident.is_some() && event.incidents.is_empty() {
+                    // What was done says more than what was seen.
+                    event.what = what;
+                }
                 event.incidents.extend(incident);
                 event.outage = event.outage.max(outage);
             }
@@ -330,6 +335,8 @@ fn unrecorded(judged: &Judged, policy: Option<&ClusterPolicy>, file: &str) -> Ve
             }
         });
     }
-    let words = |(signal, rule)| format!("nothing was recorded of `{signal}`, which the rule “{rule}” ({file}) asks: it is unknown all the time");
+    let words = |(signal, rule)| {
+        format!("nothing was recorded of `{signal}`, which the rule “{rule}” ({file}) asks: it is unknown all the time")
+    };
     asked.into_iter().map(words).collect()
 }

@@ -59,8 +59,7 @@ impl Service {
         moments: impl Iterator<Item = i64>,
         around_ms: i64,
     ) -> Result<Self, BacktestError> {
-        let spans =
-            merged(moments.map(|at| (at.saturating_sub(around_ms), at.saturating_add(around_ms))).collect());
+        let spans = merged(moments.map(|at| (at.saturating_sub(around_ms), at.saturating_add(around_ms))).collect());
         let mut service = Self::default();
         for (place, segment) in segments.iter().enumerate() {
             let from = segment.header.began_unix_ms();
@@ -80,13 +79,7 @@ impl Service {
         Ok(service)
     }
 
-    fn segment(
-        &mut self,
-        bytes: &[u8],
-        cluster: &ClusterName,
-        policy: Option<&ClusterPolicy>,
-        spans: &[(i64, i64)],
-    ) {
+    fn segment(&mut self, bytes: &[u8], cluster: &ClusterName, policy: Option<&ClusterPolicy>, spans: &[(i64, i64)]) {
         // What is wrong with it was said by the judging.
         let Ok(mut reader) = Reader::over(bytes) else { return };
         let mut anchor = reader.header().anchor;
@@ -104,7 +97,8 @@ impl Service {
             };
             if raw.stream == wanted.len() {
                 let name = raw.name();
-                wanted.push(name.cluster == *cluster && matches!(name.observer, Observer::Node(_)) && !raw.is_of_agent());
+                wanted
+                    .push(name.cluster == *cluster && matches!(name.observer, Observer::Node(_)) && !raw.is_of_agent());
             }
             let after = spans.partition_point(|(_, end)| *end < unix_ms);
             let is_inside = spans.get(after).is_some_and(|(begin, _)| *begin <= unix_ms);
@@ -137,7 +131,10 @@ impl Service {
                 let (begin, end) = gap(inside, at_ms, from, to);
                 // That it was short says nothing of the old primary, if a new one ended it.
                 let is_ended_by_another = until.is_some_and(|until| end > until);
-                gaps.push((begin, if is_ended_by_another { end.max(begin.saturating_add(outage_ms + 1)) } else { end }));
+                gaps.push((
+                    begin,
+                    if is_ended_by_another { end.max(begin.saturating_add(outage_ms + 1)) } else { end },
+                ));
             }
         }
         let reported = gaps.len();
@@ -160,11 +157,15 @@ impl Service {
         }
         let first_end = gaps.iter().map(|(_, end)| *end).min().unwrap_or(end);
         if !self.is_constant && !self.attempted(begin, first_end) {
-            let text = format!("nothing arrived at {} of {reported} nodes, and nobody is known to have sent", reported - served);
+            let text = format!(
+                "nothing arrived at {} of {reported} nodes, and nobody is known to have sent",
+                reported - served
+            );
             return (Served::Unclear, text, Some(middle));
         }
         let lasting = if end >= to { " or longer" } else { "" };
-        let text = format!("{} of {reported} nodes received nothing, for {}{lasting}", reported - served, human(middle));
+        let text =
+            format!("{} of {reported} nodes received nothing, for {}{lasting}", reported - served, human(middle));
         (Served::No, text, Some(middle))
     }
 
@@ -240,8 +241,10 @@ mod tests {
 
     #[test]
     fn nodes_that_receive_speak_for_the_primary() {
-        let steady: Vec<(i64, i64, u64)> = (0_i64..60).map(|s| (s * 1_000, s * 1_000 - 200, s.unsigned_abs())).collect();
-        let silent: Vec<(i64, i64, u64)> = (0_i64..60).map(|s| (s * 1_000, (s * 1_000).min(20_000), s.unsigned_abs())).collect();
+        let steady: Vec<(i64, i64, u64)> =
+            (0_i64..60).map(|s| (s * 1_000, s * 1_000 - 200, s.unsigned_abs())).collect();
+        let silent: Vec<(i64, i64, u64)> =
+            (0_i64..60).map(|s| (s * 1_000, (s * 1_000).min(20_000), s.unsigned_abs())).collect();
         let (served, text, _) = service(&[&steady, &steady, &silent]).at(30_000, 25_000, OUTAGE, None);
         assert_eq!(served, Served::Yes, "{text}");
         let (served, text, middle) = service(&[&steady, &silent, &silent]).at(30_000, 25_000, OUTAGE, None);

@@ -29,8 +29,10 @@ const SHOWN: usize = 20;
 /// Replay recorded observations through other rules: when would they have fired, how much earlier or later than those in
 /// force, and how often falsely. Nothing is done, and no arbiter is asked.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "A firing is false if most nodes went on receiving, true if they did not although somebody sent, or if a \
-failover was recorded. The pages `src/docs/backtest.md` say what that can and cannot know.")]
+#[command(
+    after_long_help = "A firing is false if most nodes went on receiving, true if they did not although somebody sent, or if a \
+failover was recorded. The pages `src/docs/backtest.md` say what that can and cannot know."
+)]
 pub(super) struct Args {
     /// The file in force. No secrets are read.
     #[arg(default_value = "/etc/coroner/coroner.yaml", env = "CORONER_CONFIG")]

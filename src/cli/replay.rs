@@ -72,7 +72,8 @@ impl Source {
         if let Some(file) = &args.file {
             let journal = Journal::of_file(file);
             if journal.segments.is_empty() {
-                let why = journal.troubles.first().map_or_else(|| "it is empty".to_owned(), |trouble| trouble.what.clone());
+                let why =
+                    journal.troubles.first().map_or_else(|| "it is empty".to_owned(), |trouble| trouble.what.clone());
                 return Err(Failure::new(Code::Data, format!("{} cannot be replayed: {why}.", file.display())));
             }
             return Ok(Self::Journal(journal));
@@ -104,10 +105,7 @@ fn replay_journal(context: &Context, args: &Args, journal: &Journal) -> Result<E
     let default_from = if args.file.is_some() { i64::MIN } else { now_ms - 3_600_000 };
     let (from_unix_ms, to_unix_ms) = match &args.incident {
         Some(id) => span_of(journal, id)?,
-        None => (
-            args.from.as_ref().map_or(Ok(default_from), moment)?,
-            args.to.as_ref().map_or(Ok(i64::MAX), moment)?,
-        ),
+        None => (args.from.as_ref().map_or(Ok(default_from), moment)?, args.to.as_ref().map_or(Ok(i64::MAX), moment)?),
     };
     let cluster = args.cluster.as_deref().map(ClusterName::from);
     let mut teller = Teller::new(Wanted { from_unix_ms, to_unix_ms, cluster, all: args.all });
@@ -171,7 +169,8 @@ fn span_of(journal: &Journal, id: &str) -> Result<(i64, i64), Failure> {
             found = match found {
                 Some((known, from, to)) if known == name => Some((known, from.min(opened), to.max(last))),
                 Some((known, ..)) if id != "last" => {
-                    let text = format!("More than one incident begins with {id}: {known}, {name}, …; write more of the name.");
+                    let text =
+                        format!("More than one incident begins with {id}: {known}, {name}, …; write more of the name.");
                     return Err(Failure::new(Code::Data, text));
                 }
                 _ => Some((name, opened, last)),
@@ -179,7 +178,10 @@ fn span_of(journal: &Journal, id: &str) -> Result<(i64, i64), Failure> {
         }
     }
     found.map(|(_, from, to)| (from - AROUND_MS, to + AROUND_MS)).ok_or_else(|| {
-        Failure::new(Code::Data, format!("No incident `{id}` is recorded; `coroner incidents list` lists those of the store."))
+        Failure::new(
+            Code::Data,
+            format!("No incident `{id}` is recorded; `coroner incidents list` lists those of the store."),
+        )
     })
 }
 

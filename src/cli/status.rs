@@ -172,8 +172,11 @@ fn render_shadow_rules(out: &mut String, cluster: &ClusterStatus, paint: Paint) 
     if !cluster.rules.iter().any(|rule| rule.shadow) {
         return;
     }
-    let mut table =
-        Table::new(paint, 2, &["SHADOW RULE", "THEN", "NOW", "FIRED>", "WOULD HAVE ACTED>", "LAST FIRED>", "HELD BACK BY"]);
+    let mut table = Table::new(
+        paint,
+        2,
+        &["SHADOW RULE", "THEN", "NOW", "FIRED>", "WOULD HAVE ACTED>", "LAST FIRED>", "HELD BACK BY"],
+    );
     for rule in cluster.rules.iter().filter(|rule| rule.shadow) {
         let guards: Vec<&str> = rule.held_back_by.iter().map(|guard| guard.as_str()).collect();
         let is_acting = matches!(rule.then, Reaction::Failover | Reaction::Switchover);
@@ -492,7 +495,12 @@ pub(super) mod tests {
         status.clusters[0].rules = vec![
             RuleStatus { shadow: false, ..rule("acts", Reaction::Failover, Truth::False) },
             rule("faster", Reaction::Failover, Truth::True),
-            RuleStatus { fired: 0, last_fired: None, held_back_by: vec![], ..rule("slow", Reaction::Alert, Truth::Unknown) },
+            RuleStatus {
+                fired: 0,
+                last_fired: None,
+                held_back_by: vec![],
+                ..rule("slow", Reaction::Alert, Truth::Unknown)
+            },
         ];
         let text = render(&status, Paint::OFF);
         let rows: Vec<&str> = text.lines().skip(3).take(3).collect();

@@ -28,8 +28,7 @@ use super::{
     view::View,
 };
 use crate::model::{
-    Condition, Effect, Epoch, MemberName, Mode, Notice, Observation, Observer, Policy,
-    SignalName, Time, WallAnchor,
+    Condition, Effect, Epoch, MemberName, Mode, Notice, Observation, Observer, Policy, SignalName, Time, WallAnchor,
     explain::{Guard, GuardState, RuleExplanation},
     policy::{SignalKind, SignalPolicy, Traffic},
     record::ClusterState,
@@ -316,7 +315,8 @@ impl Shadow {
             }
         }
         self.ask_all();
-        let evidence = Evidence::new(now, &self.cluster.policy, &self.cluster.view, self.cluster.state.primary.as_ref());
+        let evidence =
+            Evidence::new(now, &self.cluster.policy, &self.cluster.view, self.cluster.state.primary.as_ref());
         let rules = self.cluster.policy.rules.iter().zip(&self.cluster.rules);
         let held_until = rules.filter_map(|(rule, state)| state.held_until(rule, &evidence)).min();
         self.held_until = held_until.unwrap_or(NEVER);
@@ -432,4 +432,3 @@ const fn condition_of(kind: &ExprKind) -> Option<(&SignalName, &Condition)> {
         _ => None,
     }
 }
-

@@ -7,8 +7,8 @@ use crate::model::{
     policy::{Mode, Subjects},
     rule::{ExprKind, Reaction},
     status::{
-        AgentStatus, ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, RuleStatus, SignalStatus, Why,
-        WhyNot,
+        AgentStatus, ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, RuleStatus, SignalStatus,
+        Why, WhyNot,
     },
 };
 

@@ -243,7 +243,8 @@ pub(super) fn together<'t>(
         }
         OK => Fact::Ok { latency: span(0) },
         ROLE => {
-            let place = |has: bool, place: u32| if has { Some(Some(text(place)?.as_str().to_owned())) } else { Some(None) };
+            let place =
+                |has: bool, place: u32| if has { Some(Some(text(place)?.as_str().to_owned())) } else { Some(None) };
             Fact::Role(RoleReport {
                 role: if is(0) { Role::Primary } else { Role::Standby },
                 position: optional(is(1)),

@@ -272,7 +272,9 @@ impl Texts {
 /// Whether a stream counts as heard by this: a heartbeat whose echo is not proved does not.
 const fn is_heard(seen: &Observation) -> bool {
     match &seen.outcome {
-        Outcome::Failure(_) | Outcome::Fact(Fact::Agent(_) | Fact::Reaches(_) | Fact::Beat { echoed: false, .. }) => false,
+        Outcome::Failure(_) | Outcome::Fact(Fact::Agent(_) | Fact::Reaches(_) | Fact::Beat { echoed: false, .. }) => {
+            false
+        }
         Outcome::Fact(_) => !matches!(seen.observer, Observer::Peer(_)),
     }
 }

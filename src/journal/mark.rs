@@ -5,10 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ClusterName, Incident, Notice, Time, WallAnchor,
-    explain::Guard,
-    status::IncidentBrief,
-    time::millis,
+    ClusterName, Incident, Notice, Time, WallAnchor, explain::Guard, status::IncidentBrief, time::millis,
 };
 
 /// Something that was not observed, but happened in the arbiter.

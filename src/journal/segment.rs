@@ -100,7 +100,8 @@ impl Trouble {
     /// A fault of that file.
     #[must_use]
     pub fn of(path: &Path, what: impl fmt::Display) -> Self {
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let name =
+            path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         Self { segment: name, what: what.to_string() }
     }
 }

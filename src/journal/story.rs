@@ -13,10 +13,7 @@ use super::{
     segment::{Header, Segment, Trouble},
 };
 use crate::model::{
-    ClusterName, Fact, Notice, Outcome, Time, WallAnchor,
-    explain::Guard,
-    status::IncidentBrief,
-    time::human,
+    ClusterName, Fact, Notice, Outcome, Time, WallAnchor, explain::Guard, status::IncidentBrief, time::human,
 };
 
 /// A stream that was away for so many times its rhythm was silent.
@@ -140,14 +137,20 @@ impl Teller {
             let known: Vec<String> = header
                 .clusters
                 .iter()
-                .filter_map(|known| Some(format!("{} has {} in epoch {}", known.cluster, known.primary.as_ref()?, known.epoch)))
+                .filter_map(|known| {
+                    Some(format!("{} has {} in epoch {}", known.cluster, known.primary.as_ref()?, known.epoch))
+                })
                 .collect();
             let known = if known.is_empty() { "no primary is known".to_owned() } else { known.join(", ") };
-            let text = format!("arbiter {} {} started, policy {}; {known}", header.arbiter, header.program, header.policy);
+            let text =
+                format!("arbiter {} {} started, policy {}; {known}", header.arbiter, header.program, header.policy);
             return Some(("life", text));
         }
         if header.lost > 0 {
-            return Some(("hole", format!("{} observations are missing before this: they could not be recorded", header.lost)));
+            return Some((
+                "hole",
+                format!("{} observations are missing before this: they could not be recorded", header.lost),
+            ));
         }
         let is_hole = self.before.is_some();
         is_hole.then(|| ("hole", "a part of the journal is missing before this".to_owned()))
@@ -236,7 +239,8 @@ fn told(mark: &Mark) -> Option<(&'static str, String, String)> {
         }
         Mark::WouldAct { rule, guards, .. } => {
             let guards: Vec<&str> = guards.iter().copied().map(Guard::as_str).collect();
-            let text = format!("the rule “{rule}” only watches; it would have acted, held back by: {}", guards.join(", "));
+            let text =
+                format!("the rule “{rule}” only watches; it would have acted, held back by: {}", guards.join(", "));
             ("rule", text, none)
         }
         Mark::RanLate { by, detail } => ("own", format!("ran {} late: {detail}", human(*by)), none),
@@ -268,8 +272,10 @@ fn told_notice(notice: &Notice) -> Option<(&'static str, String, String)> {
         }
         Notice::RuleFired { explanation, .. } => {
             let shadow = if explanation.shadow { " (it only watches)" } else { "" };
-            let text =
-                format!("the rule “{}” became true: {}, then {}{shadow}", explanation.rule, explanation.verdict, explanation.then);
+            let text = format!(
+                "the rule “{}” became true: {}, then {}{shadow}",
+                explanation.rule, explanation.verdict, explanation.then
+            );
             ("rule", text, explanation.tree.to_text())
         }
         Notice::RuleCleared { rule, after, .. } => {
@@ -285,7 +291,9 @@ fn told_notice(notice: &Notice) -> Option<(&'static str, String, String)> {
             let more: Vec<String> = guards.iter().map(|(guard, why)| format!("{guard}: {why}")).collect();
             ("guard", text, more.join("\n"))
         }
-        Notice::GuardChanged { guard, blocks: true, reason, .. } => ("guard", format!("{guard} stands: {reason}"), none),
+        Notice::GuardChanged { guard, blocks: true, reason, .. } => {
+            ("guard", format!("{guard} stands: {reason}"), none)
+        }
         Notice::GuardChanged { guard, .. } => ("guard", format!("{guard} stands no more"), none),
         Notice::PrimaryChanged { primary: Some(primary), epoch, .. } => {
             ("primary", format!("{primary} is primary in epoch {epoch}"), none)
@@ -314,7 +322,9 @@ fn class_and_words(outcome: &Outcome) -> (String, String) {
     let same = |words: &str| (words.to_owned(), words.to_owned());
     match fact {
         Fact::Beat { seq, echoed: true } => ("beat".into(), format!("beat {seq}")),
-        Fact::Beat { seq, echoed: false } => ("unechoed".into(), format!("beat {seq}, without a proof that it hears us")),
+        Fact::Beat { seq, echoed: false } => {
+            ("unechoed".into(), format!("beat {seq}, without a proof that it hears us"))
+        }
         Fact::Arrivals(report) => {
             let of = report.primary.as_ref().map_or_else(String::new, |p| format!(" from {p}"));
             let age = report.last_age.map_or_else(String::new, |age| format!(", the last {} before", human(age)));

@@ -11,8 +11,8 @@ use coroner::{
     engine::{Engine, Shadow},
     journal::{Bounds, Header, Journal, Known, Mark, Reader, Recorder, What, encode::Encoder},
     model::{
-        ClusterPolicy, Condition, Effect, Epoch, Event, Expr, Fact, Failure, FailureKind, MemberName, Notice, Observation,
-        Observer, Outcome, Policy, Role, Time, Verdict, WallAnchor,
+        ClusterPolicy, Condition, Effect, Epoch, Event, Expr, Fact, Failure, FailureKind, MemberName, Notice,
+        Observation, Observer, Outcome, Policy, Role, Time, Verdict,
         observation::{Arrivals, RoleReport},
         policy::{Observers, SignalKind, SignalPolicy, Subjects, Traffic},
         record::{ClusterState, Recovered},
@@ -67,7 +67,10 @@ fn signals(dice: &mut Dice) -> Vec<(&'static str, SignalPolicy)> {
     };
     let traffic = dice.of(&[Traffic::Attempted, Traffic::Attempted, Traffic::Constant]);
     let list = [
-        ("heartbeat", signal(SignalKind::Heartbeat, Observers::Members, dice.of(&[Subjects::Primary, Subjects::Members]))),
+        (
+            "heartbeat",
+            signal(SignalKind::Heartbeat, Observers::Members, dice.of(&[Subjects::Primary, Subjects::Members])),
+        ),
         ("arrivals", SignalPolicy { traffic, ..signal(SignalKind::Arrivals, nodes(&NODES), Subjects::Service) }),
         ("ping", signal(SignalKind::Check, Observers::Arbiter, Subjects::Primary)),
         ("role", signal(SignalKind::Role, Observers::Arbiter, Subjects::Members)),
@@ -113,7 +116,8 @@ fn condition(dice: &mut Dice, kind: SignalKind, peers: bool) -> Condition {
 }
 
 fn expr(dice: &mut Dice, signals: &[(&'static str, SignalPolicy)], depth: u32, peers: bool) -> Expr {
-    let list = |dice: &mut Dice| (0..1 + dice.below(3)).map(|_| expr(dice, signals, depth - 1, peers)).collect::<Vec<_>>();
+    let list =
+        |dice: &mut Dice| (0..1 + dice.below(3)).map(|_| expr(dice, signals, depth - 1, peers)).collect::<Vec<_>>();
     let kind = match if depth == 0 { 9 } else { dice.below(10) } {
         0 | 1 => ExprKind::All(list(dice)),
         2 => ExprKind::Any(list(dice)),
@@ -178,7 +182,8 @@ fn outcome(dice: &mut Dice, kind: SignalKind, mood: Mood, n: u64) -> Option<Outc
         Mood::Silent => return None,
         Mood::Mixed => dice.one_in(2),
     };
-    if fails && !matches!(kind, SignalKind::Heartbeat | SignalKind::Arrivals | SignalKind::Process | SignalKind::Alert) {
+    if fails && !matches!(kind, SignalKind::Heartbeat | SignalKind::Arrivals | SignalKind::Process | SignalKind::Alert)
+    {
         let kinds = [FailureKind::Refused, FailureKind::TimedOut, FailureKind::Auth, FailureKind::WrongAnswer];
         return Some(Outcome::Failure(Failure::new(dice.of(&kinds), "failed")));
     }
@@ -203,9 +208,7 @@ fn outcome(dice: &mut Dice, kind: SignalKind, mood: Mood, n: u64) -> Option<Outc
             priority: None,
         }),
         SignalKind::Position => Fact::Position { position: if fails { 5 } else { n } },
-        SignalKind::Link => {
-            Fact::Link { up: !dice.one_in(4), last_io: dice.one_in(2).then(|| dice.millis(0, 5_000)) }
-        }
+        SignalKind::Link => Fact::Link { up: !dice.one_in(4), last_io: dice.one_in(2).then(|| dice.millis(0, 5_000)) },
         SignalKind::Write => Fact::Writable(!dice.one_in(3)),
         #[expect(clippy::cast_precision_loss, reason = "small")]
         SignalKind::Value => Fact::Value(dice.below(8) as f64),
@@ -230,7 +233,20 @@ struct Stream {
 /// Every stream that the policy knows, and some that it does not.
 fn streams(dice: &mut Dice, policy: &ClusterPolicy, peers: bool) -> Vec<Stream> {
     let mut all = Vec::new();
-    let names = ["heartbeat", "arrivals", "ping", "role", "link", "position", "value", "canary", "text", "process", "alert", "write"];
+    let names = [
+        "heartbeat",
+        "arrivals",
+        "ping",
+        "role",
+        "link",
+        "position",
+        "value",
+        "canary",
+        "text",
+        "process",
+        "alert",
+        "write",
+    ];
     for signal in names {
         let s = &policy.signals[signal];
         let subjects: Vec<Option<MemberName>> = match &s.subjects {
@@ -250,7 +266,17 @@ fn streams(dice: &mut Dice, policy: &ClusterPolicy, peers: bool) -> Vec<Stream> 
                 let next = BOOT + dice.millis(1, 1_500);
                 let (every, n) = (s.every, 0);
                 let subject = subject.clone();
-                all.push(Stream { signal, kind: s.kind, observer, subject, every, next, mood: Mood::Well, until: next, n });
+                all.push(Stream {
+                    signal,
+                    kind: s.kind,
+                    observer,
+                    subject,
+                    every,
+                    next,
+                    mood: Mood::Well,
+                    until: next,
+                    n,
+                });
             }
         }
     }
@@ -275,7 +301,8 @@ fn happenings(dice: &mut Dice, policy: &ClusterPolicy, peers: bool, seconds: u64
         stream.n += 1;
         let jitter = Duration::from_micros(dice.below(40_000));
         // Some fall into one moment, and some go on to the nanosecond when others grow stale.
-        stream.next = now + if dice.one_in(3) { stream.every } else { stream.every - Duration::from_millis(20) + jitter };
+        stream.next =
+            now + if dice.one_in(3) { stream.every } else { stream.every - Duration::from_millis(20) + jitter };
         if let Some(outcome) = outcome(dice, stream.kind, stream.mood, stream.n) {
             let is_peer = matches!(stream.observer, Observer::Peer(_));
             let at = if is_peer { now.before(dice.millis(0, 1_500)) } else { now };
@@ -400,17 +427,22 @@ fn through_a_journal(list: Vec<(Time, Happens)>) -> Vec<(Time, Happens)> {
     let mut back = Vec::new();
     while let Some(entry) = reader.next_entry() {
         let now = entry.now;
-        back.push((now, match entry.what {
-            What::Seen(raw) => Happens::Seen(raw.observation().unwrap()),
-            What::Mark(mark) => match *mark {
-                Mark::RanLate { by, .. } => Happens::Late(by),
-                Mark::Told(notice) => match *notice {
-                    Notice::PrimaryChanged { primary: Some(primary), epoch, .. } => Happens::Primary(primary, epoch),
+        back.push((
+            now,
+            match entry.what {
+                What::Seen(raw) => Happens::Seen(raw.observation().unwrap()),
+                What::Mark(mark) => match *mark {
+                    Mark::RanLate { by, .. } => Happens::Late(by),
+                    Mark::Told(notice) => match *notice {
+                        Notice::PrimaryChanged { primary: Some(primary), epoch, .. } => {
+                            Happens::Primary(primary, epoch)
+                        }
+                        other => panic!("{other:?}"),
+                    },
                     other => panic!("{other:?}"),
                 },
-                other => panic!("{other:?}"),
             },
-        }));
+        ));
     }
     assert_eq!(reader.fault(), None);
     assert_eq!(back.len(), list.len());
@@ -423,7 +455,7 @@ fn primary_mark(primary: &MemberName, epoch: Epoch) -> Mark {
 }
 
 fn cases() -> u64 {
-    std::env::var("CORONER_BACKTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+    std::env::var("CORONER_BACKTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
 }
 
 fn assert_same(seed: u64, plain: &Told, fast: &Told) {
@@ -499,7 +531,6 @@ fn a_backtest_finds_what_the_plain_engine_finds() {
                 Happens::Primary(primary, epoch) => recorder.mark(*now, &primary_mark(primary, *epoch)),
             }
             if place % 10 == 0 {
-                recorder.wall(WallAnchor { boot: *now, unix_ms: ANCHOR.unix_ms_at(*now) });
                 recorder.flush(true).unwrap();
             }
         }

@@ -8,11 +8,7 @@ use std::{
 };
 
 use coroner::{
-    journal::{
-        Bounds, Header, Journal, Mark, Reader, Recorder, What,
-        decode::Fault,
-        encode::Encoder,
-    },
+    journal::{Bounds, Header, Journal, Mark, Reader, Recorder, What, decode::Fault, encode::Encoder},
     model::{
         Epoch, Fact, Failure, FailureKind, Observation, Observer, Outcome, Role, Time, WallAnchor,
         agent::{GateState, LeaseState, MemberReport},
@@ -84,7 +80,8 @@ fn outcomes() -> Vec<Outcome> {
     .into_iter()
     .map(Outcome::Fact)
     .collect();
-    for kind in [FailureKind::Refused, FailureKind::TimedOut, FailureKind::Auth, FailureKind::Local, FailureKind::Full] {
+    for kind in [FailureKind::Refused, FailureKind::TimedOut, FailureKind::Auth, FailureKind::Local, FailureKind::Full]
+    {
         all.push(Outcome::Failure(Failure::new(kind, format!("because of {kind}"))));
     }
     all
@@ -182,7 +179,12 @@ fn what_changes_with_every_beat_of_an_agent_is_left_out() {
 fn a_text_that_is_too_long_is_cut_at_a_character() {
     let long = "ä".repeat(40_000);
     let all: Vec<_> = (1..4_u64)
-        .map(|n| (BOOT + Duration::from_secs(n), seen("text", BOOT + Duration::from_secs(n), Outcome::Fact(Fact::Text(long.clone())))))
+        .map(|n| {
+            (
+                BOOT + Duration::from_secs(n),
+                seen("text", BOOT + Duration::from_secs(n), Outcome::Fact(Fact::Text(long.clone()))),
+            )
+        })
         .collect();
     let (back, fault) = decoded(&encoded(&all, 2));
     assert_eq!((back.len(), fault), (3, None));

@@ -250,7 +250,8 @@ impl World {
             epoch: self.epoch,
             acknowledged: false,
         };
-        let told = |brief, text: &str| Mark::Incident(Box::new(IncidentMark { brief, said: vec![(opened, text.into())] }));
+        let told =
+            |brief, text: &str| Mark::Incident(Box::new(IncidentMark { brief, said: vec![(opened, text.into())] }));
         let mark = told(brief(IncidentState::Fencing, None), &format!("{old} is to be fenced, {new} is the candidate"));
         self.recorder.mark(self.now, &mark);
         self.now = self.now + Duration::from_millis(400);
@@ -280,7 +281,11 @@ pub fn stormy_day(dir: &Path) -> World {
     // It hangs for twenty seconds and comes back by itself: nobody did anything.
     world.seconds(20, Weather::Dead).seconds(180, Weather::Fair);
     // At night nobody sends; the heartbeat is lost for five seconds.
-    world.seconds(100, Weather::Idle).seconds(5, Weather::DeadAndIdle).seconds(100, Weather::Idle).seconds(60, Weather::Fair);
+    world
+        .seconds(100, Weather::Idle)
+        .seconds(5, Weather::DeadAndIdle)
+        .seconds(100, Weather::Idle)
+        .seconds(60, Weather::Fair);
     world.flush();
     world
 }

@@ -7,7 +7,7 @@
 //! | `verdicts` | is a firing called true, false or unclear as it should be, and the difference between two files |
 //! | `program` | golden output of `coroner backtest` and `coroner replay`, exit codes, a journal of a real arbiter |
 //!
-//! `CORONER_BACKTEST_CASES` sets how many random cases `equivalence` plays (default 150).
+//! `CORONER_BACKTEST_CASES` sets how many random cases `equivalence` plays (default 100).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -106,7 +106,8 @@ fn mistakes_are_told_at_their_place() {
         &["bad.yaml:4:", "pong"],
     );
     let config = home.path("coroner.yaml");
-    let (code, _, err) = coroner(&["backtest", &config, "--rules", &home.path("hasty.yaml"), "--journal", "/nonexistent"]);
+    let (code, _, err) =
+        coroner(&["backtest", &config, "--rules", &home.path("hasty.yaml"), "--journal", "/nonexistent"]);
     assert_eq!(code, 74, "{err}");
     assert!(err.contains("Say where it is with --journal"), "{err}");
     let (code, _, err) = home.backtest("hasty.yaml", &["--cluster", "invoices"]);
@@ -224,7 +225,10 @@ clusters:
       port: {{ tcp: {{}}, of: primary, every: 200ms, timeout: 100ms }}
     death_rules:
       - {{ name: port is shut, when: {{ port: {{ failing: 3 of 3 }} }}, verdict: dead, then: failover }}
-      - {{ name: never, when: {{ port: {{ latency_above: 1h }} }}, verdict: dead, then: failover, mode: shadow }}
+      - {{ name: never, when: {{ port: {{ latency_above: 90ms }} }}, verdict: dead, then: failover, mode: shadow }}
+    failover:
+      fence: [{{ exec: {{ command: [/bin/true], status: [/bin/true], proof: gate }}, deadline: 5s }}]
+      max_loss: any
 ",
         dir.path().display()
     );
@@ -254,8 +258,7 @@ clusters:
     ] {
         assert!(story.contains(words), "{words}\n{story}");
     }
-    let (code, out, err) =
-        coroner(&["backtest", &config, "--rules", &config, "--since", "1h", "-o", "json"]);
+    let (code, out, err) = coroner(&["backtest", &config, "--rules", &config, "--since", "1h", "-o", "json"]);
     assert_eq!(code, 0, "{err}");
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     let cluster = &report["clusters"][0];

@@ -45,7 +45,7 @@ impl Sqlite {
 #[async_trait]
 impl Backend for Sqlite {
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(self.path(), Bounds { observations: 5_000, ..Bounds::default() }).await.unwrap())
+        Arc::new(SqliteStore::open(self.path(), Bounds::default()).await.unwrap())
     }
 }
 
@@ -66,8 +66,7 @@ impl Shared {
 #[async_trait]
 impl Backend for Shared {
     async fn open(&self) -> Arc<dyn Store> {
-        let bounds = Bounds { observations: 5_000, ..Bounds::default() };
-        let local = SqliteStore::open(self.dir.path().join("local.db"), bounds).await.unwrap();
+        let local = SqliteStore::open(self.dir.path().join("local.db"), Bounds::default()).await.unwrap();
         let store = SharedStore::new(Arc::new(self.registry.clone()), local, "arbiters", 1_000);
         store.lead(Some(1));
         Arc::new(store)
