@@ -131,9 +131,7 @@ fn replay_journal(context: &Context, args: &Args, journal: &Journal) -> Result<E
         };
         let told = teller.segment(segment, &mut tell, &mut |trouble| troubles.push(trouble));
         told.map_err(|e| unreadable(&segment.path, &e))?;
-        if result.is_err() {
-            return result;
-        }
+        std::mem::replace(&mut result, Ok(Exit::OK))?;
     }
     if lines == 0 && !context.is_json() {
         out.push_str("Nothing of that time is recorded.\n");

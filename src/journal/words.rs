@@ -9,7 +9,6 @@ pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(low(number));
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the lowest seven bits are meant")]
 const fn low(number: u64) -> u8 {
     (number & 0x7f) as u8
 }
