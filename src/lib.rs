@@ -16,6 +16,7 @@
 //! - [`config`]: a YAML file in, a resolved configuration out, or all its mistakes at once.
 //! - [`arbiter`]: the process: the driver that owns the engine, the only clock, the effects.
 //! - [`agent`]: the process beside a broker or a node: evidence, the gate, fences that only the host can do.
+//! - [`journal`]: what was seen and decided, recorded in small segments; [`backtest`]: the same through other rules.
 //! - [`api`], [`telemetry`]: HTTP, UDP and the Unix socket; log and metrics.
 //! - [`stdio`]: the JSON line protocol, pure. [`sim`]: a world with faults around the decision, pure: for tests, and for
 //!   operators' own files.
@@ -29,6 +30,7 @@
 pub mod agent;
 pub mod api;
 pub mod arbiter;
+pub mod backtest;
 pub mod broker;
 pub mod cli;
 pub mod config;
@@ -37,6 +39,7 @@ pub mod election;
 pub mod engine;
 pub mod failover;
 pub mod fence;
+pub mod journal;
 pub mod lease;
 pub mod mesh;
 pub mod model;

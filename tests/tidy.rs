@@ -9,10 +9,11 @@ use std::{
 };
 
 const EDGES: [&str; 7] = ["broker", "fence", "probe", "redirect", "registry", "report", "store"];
-const PARTS: [&str; 24] = [
+const PARTS: [&str; 26] = [
     "agent",
     "api",
     "arbiter",
+    "backtest",
     "broker",
     "cli",
     "config",
@@ -21,6 +22,7 @@ const PARTS: [&str; 24] = [
     "engine",
     "failover",
     "fence",
+    "journal",
     "lease",
     "mesh",
     "model",
@@ -47,6 +49,8 @@ fn allowed(part: &str) -> &'static [&'static str] {
         "relay" => &["relay", "model", "sys"],
         "lease" => &["lease", "model"],
         "mesh" => &["mesh", "lease", "model"],
+        "journal" => &["journal", "model"],
+        "backtest" => &["backtest", "engine", "journal", "model"],
         "stdio" => &["stdio"],
         "sim" => &["sim", "engine", "failover", "lease", "model"],
         "sys" => &["sys", "model"],

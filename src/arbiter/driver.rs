@@ -31,10 +31,12 @@ use super::{
     rehearsal::is_meant,
     reports,
     several::{self, Look, Several, Turn},
+    tally::Tallies,
 };
 use crate::{
     config::Config,
     engine::Engine,
+    journal::Mark,
     model::{
         ClusterName, ClusterPolicy, Command, CommandError, CommandReply, Effect, Event, Incident, IncidentId,
         MemberName, Mode, Notice, Observation, Observer, Operator, Order, Outcome, Record, RuleName, SignalName,
@@ -42,12 +44,13 @@ use crate::{
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
+        explain::RuleExplanation,
         incident::Acknowledgement,
         record::OpenIncident,
         rule::Reaction,
         status::PrimaryView,
     },
-    store::{Store, StoreError, VerdictLine, shared::SharedStore},
+    store::{Store, StoreError, shared::SharedStore},
     sys::clock::{self, Stopwatch},
     telemetry::{events, metrics::Metrics},
 };
@@ -60,6 +63,7 @@ const INPUTS_A_TURN: usize = 4_096;
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// What a probe saw longer ago than this is told to nobody.
 const PEERS_KEEP: Duration = Duration::from_secs(3);
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a harmless check of one fence path may take.
 const FENCE_CHECK_WITHIN: Duration = Duration::from_secs(5);
 
@@ -93,6 +97,8 @@ pub(super) struct Driver {
     pub(super) primaries: BTreeMap<ClusterName, watch::Sender<PrimaryView>>,
     pub(super) notices: broadcast::Sender<Arc<TimedNotice>>,
     pub(super) journal: Journal,
+    /// How often each rule fired.
+    pub(super) tallies: Tallies,
     pub(super) outbox: Outbox,
     pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
     pub(super) next_reply: u64,
@@ -163,7 +169,7 @@ impl Driver {
                 self.report_stats();
                 self.metrics.queue_depth.set(i64::try_from(self.inputs.len()).unwrap_or(i64::MAX));
                 self.engine.handle(now, Event::WallClockRead(anchor));
-                self.journal.flush(anchor.unix_ms);
+                self.journal.flush(anchor);
                 self.tell_others(now);
             }
             if is_hangup {
@@ -176,7 +182,7 @@ impl Driver {
             // Only what passes between two turns is lateness; a turn's own length is part of it.
             self.last_turn = now;
         }
-        self.journal.flush(clock::anchor().unix_ms);
+        self.journal.end(FLUSH_WITHIN).await;
         if !self.outbox.flush(FLUSH_WITHIN).await {
             tracing::warn!("some reports could not be spooled before the end");
         }
@@ -307,6 +313,7 @@ impl Driver {
                 "the arbiter's own loop ran {} late: it was stopped, starved, or the machine slept",
                 crate::model::time::human(late)
             );
+            self.journal.mark(now, Mark::RanLate { by: late, detail: detail.clone() });
             self.engine.handle(now, Event::RanLate { by: late, detail });
         }
     }
@@ -329,7 +336,7 @@ impl Driver {
                     Observer::Peer(_) => "peer",
                 };
                 self.metrics.observations.with_label_values(&[source]).inc();
-                self.journal.take(self.engine.anchor().unix_ms_at(now), &observation);
+                self.journal.seen(now, &observation);
                 if self.several.is_some() && observation.observer == Observer::Arbiter {
                     let key = (observation.cluster.clone(), observation.signal.clone(), observation.subject.clone());
                     self.looks.insert(key, (now, Look::plain(&observation.outcome)));
@@ -347,6 +354,7 @@ impl Driver {
                         outcome: look.outcome,
                     };
                     self.metrics.observations.with_label_values(&["peer"]).inc();
+                    self.journal.seen(now, &observation);
                     self.engine.handle(now, Event::Observed(observation));
                 }
             }
@@ -357,6 +365,7 @@ impl Driver {
                 Query::Status(reply) => {
                     let mut status = self.engine.status(now);
                     status.arbiters = self.several.as_ref().map(|s| s.others().status(self.engine.leads()));
+                    self.tallies.fill(now, &mut status);
                     drop(reply.send(status));
                 }
                 Query::Why(cluster, reply) => drop(reply.send(self.engine.why(now, &cluster))),
@@ -405,6 +414,7 @@ impl Driver {
         reply: oneshot::Sender<Result<CommandReply, CommandError>>,
     ) {
         tracing::info!(by = %by, command = ?command, "a command");
+        self.journal.mark(now, Mark::Commanded { by: by.to_string(), what: format!("{command:?}") });
         self.next_reply += 1;
         let reply_to = self.next_reply;
         self.replies.insert(reply_to, reply);
@@ -542,14 +552,9 @@ impl Driver {
         if let Notice::PrimaryChanged { cluster, .. } = &notice {
             self.publish(cluster);
         }
-        if let Notice::VerdictChanged { cluster, from, to, rule, .. } = &notice {
-            self.journal.verdict(VerdictLine {
-                unix_ms: anchor.unix_ms_at(now),
-                cluster: cluster.clone(),
-                from: *from,
-                to: *to,
-                rule: rule.clone(),
-            });
+        self.journal.told(now, &notice);
+        if let Notice::RuleFired { cluster, explanation } = &notice {
+            self.count(now, cluster, explanation);
         }
         if let Notice::RuleFired { cluster, explanation } = &notice
             && explanation.then == Reaction::Redirect
@@ -572,6 +577,19 @@ impl Driver {
         events::emit(&timed, &self.metrics);
         // Nobody listening is no error.
         drop(self.notices.send(Arc::new(timed)));
+    }
+
+    /// Counts a rule that became true. Of one that only watches and would act: whether it could have.
+    fn count(&mut self, now: Time, cluster: &ClusterName, fired: &RuleExplanation) {
+        let guards = self.tallies.fired(now, &self.engine, cluster, fired);
+        let Some(guards) = guards else { return };
+        let (name, rule) = (cluster.as_str(), fired.rule.as_str());
+        let result = if guards.is_empty() { "would_act" } else { "held_back" };
+        self.metrics.rule_would_act.with_label_values(&[name, rule, result]).inc();
+        for guard in &guards {
+            self.metrics.rule_held_back.with_label_values(&[name, rule, guard.as_str()]).inc();
+        }
+        self.journal.mark(now, Mark::WouldAct { cluster: cluster.clone(), rule: fired.rule.clone(), guards });
     }
 
     /// Tells nodes and clients once more who is primary, as it stands: the same epoch, the same member. Not while a saga is
@@ -763,6 +781,16 @@ pub(super) async fn check_fences(handle: Handle, hands: AllHands, to_inner: mpsc
             }
         }
         sleep(config.arbiter.check_fences_every).await;
+    }
+}
+
+/// Forgets what the store keeps beyond its bounds.
+pub(super) async fn trim_store(store: Arc<dyn Store>) {
+    loop {
+        sleep(TRIM_EVERY).await;
+        if let Err(error) = store.trim().await {
+            tracing::warn!(%error, "the history could not be trimmed");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod rehearsal;
 mod reports;
 pub mod several;
 pub mod signals;
+mod tally;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,7 +31,7 @@ use tokio::{
 };
 
 use self::{
-    driver::{Driver, check_fences, check_store, frozen_hands, publish_all, write_records},
+    driver::{Driver, check_fences, check_store, frozen_hands, publish_all, trim_store, write_records},
     handle::Handle,
     hands::AllHands,
     journal::Journal,
@@ -38,13 +39,19 @@ use self::{
     rehearsal::Rehearsals,
     several::Several,
     signals::canary::Receipts,
+    tally::Tallies,
 };
 use crate::{
     api,
     broker::Broker,
     config::{self, Config},
     engine::Engine,
-    model::{ClusterName, NodeName, record::Recovered, time::human},
+    journal::{Known, Life},
+    model::{
+        ClusterName, NodeName,
+        record::{ClusterState, Recovered},
+        time::human,
+    },
     report,
     store::{
         Store, StoreError,
@@ -141,6 +148,16 @@ pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> 
     let anchor = clock::anchor();
     let seed = clock::now().0 ^ u64::from(std::process::id()).rotate_left(32) ^ anchor.unix_ms.unsigned_abs();
     let policy = config.load().policy.clone();
+    let life = Life {
+        arbiter: policy.arbiter.name.clone(),
+        policy: policy.hash.clone(),
+        boot_id: crate::sys::process::boot_id(),
+        began: clock::now(),
+        anchor,
+        clusters: recovered.clusters.iter().map(known).collect(),
+    };
+    let journal = Journal::start(&config.load().arbiter.journal, life)
+        .map_err(|e| StartError::Build(format!("the thread of the journal cannot be started: {e}")))?;
     let engine = Engine::new(clock::now(), anchor, seed, policy, recovered);
     let mut primaries = BTreeMap::new();
     publish_all(&engine, &mut primaries, &handle);
@@ -176,6 +193,7 @@ pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> 
     }
     tokio::spawn(write_records(Arc::clone(&store), shared, records, to_inner.clone(), Arc::clone(&metrics)));
     tokio::spawn(check_store(Arc::clone(&store), to_inner.clone()));
+    tokio::spawn(trim_store(Arc::clone(&store)));
 
     let (stop, stopped) = oneshot::channel();
     let (to_hangup, hangup) = mpsc::channel(1);
@@ -201,7 +219,8 @@ pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> 
         frozen,
         primaries,
         notices,
-        journal: Journal::start(handle.store()),
+        journal,
+        tallies: Tallies::default(),
         outbox,
         replies: HashMap::new(),
         next_reply: 0,
@@ -262,7 +281,7 @@ pub async fn check(path: &Path, instance: Option<&str>) -> Result<Config, StartE
 /// The store, and what it holds. One of several reads that once it knows whether it leads.
 async fn take_up(config: &Config) -> Result<(Arc<dyn Store>, Option<Several>, Recovered), StartError> {
     if let Some(shared) = &config.arbiter.shared {
-        let several = Several::start(config, shared, bounds(config)).await?;
+        let several = Several::start(config, shared, Bounds::default()).await?;
         return Ok((several.store(), Some(several), Recovered::default()));
     }
     let store = open_store(config).await?;
@@ -271,14 +290,19 @@ async fn take_up(config: &Config) -> Result<(Arc<dyn Store>, Option<Several>, Re
     Ok((store, None, recovered))
 }
 
-fn bounds(config: &Config) -> Bounds {
-    let arbiter = &config.arbiter;
-    Bounds { keep_for: arbiter.keep_history_for, observations: arbiter.keep_observations, ..Bounds::default() }
+/// What the journal says of a cluster at the beginning of a life.
+fn known(state: &ClusterState) -> Known {
+    Known {
+        cluster: state.cluster.clone(),
+        primary: state.primary.clone(),
+        epoch: state.primary_epoch,
+        heard: state.heard.clone(),
+    }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
     let arbiter = &config.arbiter;
-    match SqliteStore::open(&arbiter.store, bounds(config)).await {
+    match SqliteStore::open(&arbiter.store, Bounds::default()).await {
         Ok(store) => Ok(Arc::new(store)),
         Err(source) => Err(StartError::Store { path: arbiter.store.clone(), source }),
     }

@@ -18,6 +18,7 @@ mod abort;
 mod adopt;
 mod agent;
 mod arbiter;
+pub mod backtest;
 mod check;
 mod completions;
 mod confirm;
@@ -39,6 +40,7 @@ mod pause;
 mod rejoin;
 mod relay;
 mod reload;
+mod replay;
 mod resume;
 mod schema;
 pub mod simulate;
@@ -46,6 +48,7 @@ pub mod status;
 mod stdio;
 mod switchover;
 pub mod watch;
+mod when;
 pub mod why;
 pub mod why_not;
 
@@ -89,6 +92,10 @@ enum Verb {
     Gate(gate::Args),
     /// Check a configuration file and print all its mistakes.
     Check(check::Args),
+    /// Replay recorded observations through other rules: when would they have fired, and how often falsely.
+    Backtest(backtest::Args),
+    /// Tell what an arbiter saw and decided, event by event.
+    Replay(replay::Args),
     /// Make the key with which an arbiter or an agent signs, or show its public line.
     Key(key::Args),
     /// List what a file may name: broker kinds, probes, fences, redirects, reports.
@@ -340,6 +347,8 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Agent(args) => agent::run(args).await,
         Verb::Gate(args) => gate::run(context, args).await,
         Verb::Check(args) => check::run(context, &args),
+        Verb::Backtest(args) => backtest::run(context, &args),
+        Verb::Replay(args) => replay::run(context, &args),
         Verb::Key(args) => key::run(context, &args),
         Verb::Kinds(args) => kinds::run(context, &args),
         Verb::Status(args) => status::run(context, &args).await,

@@ -13,6 +13,7 @@ use crate::model::{
     Verdict,
     agent::{GateState, LeaseState},
     incident::IncidentState,
+    rule::Reaction,
     status::{AgentStatus, Arbiters, ClusterStatus, IncidentBrief, Status},
     time::human,
 };
@@ -104,6 +105,7 @@ fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
     if let Some(incident) = &cluster.incident {
         let _ = writeln!(out, "  {}", incident_line(incident, paint));
     }
+    render_shadow_rules(out, cluster, paint);
     let has_agents = cluster.members.iter().any(|member| member.agent.is_some());
     let mut headings = vec!["MEMBER", "ROLE", "CLAIMS", "POSITION>", "SEEN>", "ADDRESS"];
     if has_agents {
@@ -163,6 +165,35 @@ fn render_cluster(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
         }
     }
     out.push_str(&nodes.to_text());
+}
+
+/// What rules that only watch say, and what would have come of it.
+fn render_shadow_rules(out: &mut String, cluster: &ClusterStatus, paint: Paint) {
+    if !cluster.rules.iter().any(|rule| rule.shadow) {
+        return;
+    }
+    let mut table = Table::new(
+        paint,
+        2,
+        &["SHADOW RULE", "THEN", "NOW", "FIRED>", "WOULD HAVE ACTED>", "LAST FIRED>", "HELD BACK BY"],
+    );
+    for rule in cluster.rules.iter().filter(|rule| rule.shadow) {
+        let guards: Vec<&str> = rule.held_back_by.iter().map(|guard| guard.as_str()).collect();
+        let is_acting = matches!(rule.then, Reaction::Failover | Reaction::Switchover);
+        table.row([
+            rule.rule.as_str(),
+            &rule.then.to_string(),
+            &rule.truth.to_string(),
+            &rule.fired.to_string(),
+            &dash(is_acting.then_some(rule.would_have_acted)),
+            &dash(rule.last_fired.map(|age| format!("{} ago", human(age)))),
+            &guards.join(", "),
+        ]);
+        if rule.truth.is_true() {
+            table.paint_last(2, Paint::warn);
+        }
+    }
+    out.push_str(&table.to_text());
 }
 
 /// When the agent was heard, its lease, its gate.
@@ -362,9 +393,9 @@ pub(super) mod tests {
     use crate::model::{
         Epoch, Mode, Role,
         agent::Watch,
-        explain::{Guard, GuardState},
+        explain::{Guard, GuardState, Truth},
         record::SagaKind,
-        status::{MemberStatus, NodeStatus},
+        status::{MemberStatus, NodeStatus, RuleStatus},
     };
 
     pub(in crate::cli) fn sample() -> Status {
@@ -409,6 +440,7 @@ pub(super) mod tests {
                 ],
                 nodes: vec![node("node-1", 991), node("node-2", 12)],
                 incident: None,
+                rules: Vec::new(),
             }],
         }
     }
@@ -442,6 +474,43 @@ pub(super) mod tests {
              \x20 NODE    FOLLOWS   EPOCH  RECEIVED  LAST ARRIVAL   SEEN\n\
              \x20 node-1  broker-a      4       991          20ms  150ms\n\
              \x20 node-2  broker-a      4        12          20ms  150ms\n"
+        );
+    }
+
+    #[test]
+    fn rules_that_only_watch_say_what_would_have_come() {
+        let mut status = sample();
+        let rule = |name: &str, then, truth| RuleStatus {
+            rule: name.into(),
+            verdict: Verdict::Dead,
+            then,
+            shadow: true,
+            truth,
+            since: Duration::from_secs(1),
+            fired: 3,
+            would_have_acted: 1,
+            held_back_by: vec![Guard::NoCandidate, Guard::Isolated],
+            last_fired: Some(Duration::from_secs(7_200)),
+        };
+        status.clusters[0].rules = vec![
+            RuleStatus { shadow: false, ..rule("acts", Reaction::Failover, Truth::False) },
+            rule("faster", Reaction::Failover, Truth::True),
+            RuleStatus {
+                fired: 0,
+                last_fired: None,
+                held_back_by: vec![],
+                ..rule("slow", Reaction::Alert, Truth::Unknown)
+            },
+        ];
+        let text = render(&status, Paint::OFF);
+        let rows: Vec<&str> = text.lines().skip(3).take(3).collect();
+        assert_eq!(
+            rows,
+            [
+                "  SHADOW RULE  THEN      NOW      FIRED  WOULD HAVE ACTED  LAST FIRED  HELD BACK BY",
+                "  faster       failover  true         3                 1      2h ago  no_candidate, isolated",
+                "  slow         alert     unknown      0                 -           -",
+            ]
         );
     }
 

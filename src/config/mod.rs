@@ -21,6 +21,7 @@ use crate::{
 
 mod decode;
 mod diagnostic;
+mod graft;
 mod interpolate;
 pub mod lint;
 mod resolve;
@@ -29,6 +30,7 @@ mod shape;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Mistakes, Severity};
+pub use graft::load_with_rules;
 pub(crate) use resolve::store::{endpoint, endpoints};
 
 pub use interpolate::{AgentEnvironment, Environment, ProcessEnvironment, Reader, WithoutSecrets};
@@ -71,12 +73,21 @@ pub struct ArbiterConfig {
     pub store: PathBuf,
     /// The store that several arbiters share; `None`: this is the only one.
     pub shared: Option<SharedStoreConfig>,
-    /// How long observations and verdicts are kept.
-    pub keep_history_for: Duration,
-    /// How many observations are kept at most.
-    pub keep_observations: u64,
+    /// Where what was seen and decided is recorded, and how much of it is kept.
+    pub journal: JournalConfig,
     /// How often fence paths are checked without harm.
     pub check_fences_every: Duration,
+}
+
+/// The journal of what was seen and decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// What is older goes.
+    pub keep_for: Duration,
+    /// The oldest goes when all of it is larger.
+    pub most_bytes: u64,
 }
 
 /// The store that several arbiters share, and how they elect who leads.
@@ -267,6 +278,11 @@ pub fn load(path: &std::path::Path) -> Result<Config, Mistakes> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(path: &std::path::Path, env: &dyn Environment) -> Result<Config, Mistakes> {
+    load_text(&read_text(path)?, &path.display().to_string(), env)
+}
+
+/// The text of a file.
+fn read_text(path: &std::path::Path) -> Result<String, Mistakes> {
     let name = path.display().to_string();
     let refuse = |message: String| {
         let mut notes = diagnostic::Notes::new(&name, "");
@@ -274,11 +290,10 @@ pub fn load_with(path: &std::path::Path, env: &dyn Environment) -> Result<Config
         Mistakes { list: notes.take(Severity::Error) }
     };
     let bytes = std::fs::read(path).map_err(|e| refuse(format!("the file cannot be read: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
+    String::from_utf8(bytes).map_err(|e| {
         let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         refuse(format!("line {line} is not UTF-8: save the file in that encoding"))
-    })?;
-    load_text(&text, &name, env)
+    })
 }
 
 /// Resolves a text. `file_name` stands in messages, and its directory is where relative `${file:…}` count from.
@@ -292,6 +307,10 @@ pub fn load_text(text: &str, file_name: &str, env: &dyn Environment) -> Result<C
         interpolate::interpolate(&mut tree, directory, env, &mut notes);
         resolve::resolve(&tree, &mut notes)
     });
+    finish(config, notes)
+}
+
+fn finish(config: Option<Config>, mut notes: diagnostic::Notes) -> Result<Config, Mistakes> {
     match config {
         Some(mut config) if !notes.is_refused() => {
             config.warnings = notes.take(Severity::Warning).iter().map(ToString::to_string).collect();

@@ -106,6 +106,35 @@ impl Tree {
         self.entries(id).iter().find(|(k, _)| self.node(*k).text == key).map(|(_, v)| *v)
     }
 
+    /// Takes the nodes of another document, as if its text stood `lines` lines further down; its root.
+    pub(super) fn adopt(&mut self, other: Self, lines: u32) -> Option<Id> {
+        let first = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let moved = |id: Id| Id(id.0.saturating_add(first));
+        for mut node in other.nodes {
+            node.place.line += lines;
+            node.key = node.key.map(moved);
+            node.value = match node.value {
+                Value::Seq(items) => Value::Seq(items.into_iter().map(moved).collect()),
+                Value::Map(entries) => Value::Map(entries.into_iter().map(|(k, v)| (moved(k), moved(v))).collect()),
+                scalar => scalar,
+            };
+            self.nodes.push(node);
+        }
+        other.root.map(moved)
+    }
+
+    /// Puts a value under a key of a map, in place of what stands there.
+    pub(super) fn set(&mut self, map: Id, key: Id, value: Id) {
+        let name = self.node(key).text.clone();
+        let place = self.entries(map).iter().position(|(k, _)| self.node(*k).text == name);
+        if let Value::Map(entries) = &mut self.node_mut(map).value {
+            match place.and_then(|place| entries.get_mut(place)) {
+                Some(entry) => *entry = (key, value),
+                None => entries.push((key, value)),
+            }
+        }
+    }
+
     fn push(&mut self, node: Node) -> Id {
         self.nodes.push(node);
         Id(u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX))

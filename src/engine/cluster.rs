@@ -371,6 +371,11 @@ impl Cluster {
         rule.mode == Some(Mode::Shadow) && self.policy.mode != Mode::Shadow
     }
 
+    /// Whether the rule never acts: by its own mode, or the cluster's.
+    pub(super) fn only_watches(&self, rule: &crate::model::Rule) -> bool {
+        self.is_shadow(rule) || self.policy.mode == Mode::Shadow
+    }
+
     pub(super) fn holding_rule(&self) -> Option<&RuleName> {
         self.true_rules().find(|rule| rule.then == Reaction::Hold).map(|rule| &rule.name)
     }
@@ -399,7 +404,7 @@ impl Cluster {
             rule: rule.name.clone(),
             verdict: rule.verdict,
             then: rule.then,
-            shadow: self.is_shadow(rule) || self.policy.mode == Mode::Shadow,
+            shadow: self.only_watches(rule),
             truth: state.truth,
             since: now.since(state.since),
             tree: state.explain(rule, &evidence),

@@ -51,6 +51,35 @@ impl<'a> Evidence<'a> {
         let primary_position = primary.and_then(|p| view.position(p)).map(|(_, position)| position);
         Self { now, policy, view, primary, primary_position }
     }
+
+    /// All streams that the signal should have now, heard of or not: what is configured makes up the whole.
+    pub(super) fn streams(&self, signal: &SignalName) -> Vec<(Observer, Option<MemberName>, Option<&'a Stream>)> {
+        let Evidence { policy, view, primary, .. } = *self;
+        let Some(signal_policy) = policy.signals.get(signal) else { return Vec::new() };
+        let subjects: Vec<Option<MemberName>> = match &signal_policy.subjects {
+            Subjects::Service => vec![None],
+            Subjects::Member(name) => vec![Some(name.clone())],
+            Subjects::Primary => primary.cloned().map(Some).into_iter().collect(),
+            Subjects::Members => policy.members.iter().map(|m| Some(m.name.clone())).collect(),
+            Subjects::Standbys => {
+                policy.members.iter().filter(|m| Some(&m.name) != primary).map(|m| Some(m.name.clone())).collect()
+            }
+        };
+        let mut all = Vec::new();
+        for subject in subjects {
+            let observers: Vec<Observer> = match (&signal_policy.observers, &subject) {
+                (Observers::Arbiter, _) => vec![Observer::Arbiter],
+                (Observers::Nodes(nodes), _) => nodes.iter().cloned().map(Observer::Node).collect(),
+                (Observers::Members, Some(member)) => vec![Observer::Member(member.clone())],
+                (Observers::Members, None) => Vec::new(),
+            };
+            for observer in observers {
+                let stream = view.find(signal, &observer, subject.as_ref());
+                all.push((observer, subject.clone(), stream));
+            }
+        }
+        all
+    }
 }
 
 impl RuleState {
@@ -67,7 +96,7 @@ impl RuleState {
 
     /// Judges the rule now. Returns when the answer may change by itself.
     pub(super) fn judge(&mut self, rule: &Rule, evidence: &Evidence<'_>) -> Option<Time> {
-        let answer = Walk { evidence, slots: &mut self.slots, next: 0 }.branch(&rule.when, None);
+        let answer = Walk { evidence, slots: &mut self.slots, next: 0, is_still: false }.branch(&rule.when, None);
         if answer.truth != self.truth {
             self.truth = answer.truth;
             self.since = evidence.now;
@@ -75,11 +104,18 @@ impl RuleState {
         answer.changes_at
     }
 
+    /// When a `for:` or a window changes the answer, if all that is asked of signals stays as it is now; `None`: never.
+    /// Right after [`RuleState::judge`] at the same moment.
+    pub(super) fn held_until(&self, rule: &Rule, evidence: &Evidence<'_>) -> Option<Time> {
+        let mut slots = self.slots.clone();
+        Walk { evidence, slots: &mut slots, next: 0, is_still: true }.branch(&rule.when, None).changes_at
+    }
+
     /// Explains the rule now, without changing what it remembers.
     pub(super) fn explain(&self, rule: &Rule, evidence: &Evidence<'_>) -> Explanation {
         let mut slots = self.slots.clone();
         let mut out = Vec::new();
-        Walk { evidence, slots: &mut slots, next: 0 }.branch(&rule.when, Some(&mut out));
+        Walk { evidence, slots: &mut slots, next: 0, is_still: false }.branch(&rule.when, Some(&mut out));
         // `branch` pushes exactly one explanation for the root.
         out.pop().unwrap_or_else(|| leaf("nothing asked".into(), Answer::UNKNOWN))
     }
@@ -89,6 +125,8 @@ struct Walk<'a> {
     evidence: &'a Evidence<'a>,
     slots: &'a mut [Slot],
     next: usize,
+    /// What is asked of signals is taken to stay as it is.
+    is_still: bool,
 }
 
 impl Walk<'_> {
@@ -226,10 +264,11 @@ impl Walk<'_> {
     }
 
     fn judge_one(&self, signal: &SignalName, condition: &Condition, stream: Option<&Stream>) -> Answer {
-        match self.context(signal) {
+        let answer = match self.context(signal) {
             Some(context) => condition::judge(condition, stream, &context),
             None => Answer::UNKNOWN,
-        }
+        };
+        if self.is_still { Answer { changes_at: None, turns_true: false, ..answer } } else { answer }
     }
 
     fn context(&self, signal: &SignalName) -> Option<Context<'_>> {
@@ -237,33 +276,8 @@ impl Walk<'_> {
         Some(Context { now, view, signal: policy.signals.get(signal)?, primary_position })
     }
 
-    /// All streams that the signal should have now, heard of or not: what is configured makes up the whole.
     fn streams(&self, signal: &SignalName) -> Vec<(Observer, Option<MemberName>, Option<&Stream>)> {
-        let Evidence { policy, view, primary, .. } = *self.evidence;
-        let Some(signal_policy) = policy.signals.get(signal) else { return Vec::new() };
-        let subjects: Vec<Option<MemberName>> = match &signal_policy.subjects {
-            Subjects::Service => vec![None],
-            Subjects::Member(name) => vec![Some(name.clone())],
-            Subjects::Primary => primary.cloned().map(Some).into_iter().collect(),
-            Subjects::Members => policy.members.iter().map(|m| Some(m.name.clone())).collect(),
-            Subjects::Standbys => {
-                policy.members.iter().filter(|m| Some(&m.name) != primary).map(|m| Some(m.name.clone())).collect()
-            }
-        };
-        let mut all = Vec::new();
-        for subject in subjects {
-            let observers: Vec<Observer> = match (&signal_policy.observers, &subject) {
-                (Observers::Arbiter, _) => vec![Observer::Arbiter],
-                (Observers::Nodes(nodes), _) => nodes.iter().cloned().map(Observer::Node).collect(),
-                (Observers::Members, Some(member)) => vec![Observer::Member(member.clone())],
-                (Observers::Members, None) => Vec::new(),
-            };
-            for observer in observers {
-                let stream = view.find(signal, &observer, subject.as_ref());
-                all.push((observer, subject.clone(), stream));
-            }
-        }
-        all
+        self.evidence.streams(signal)
     }
 
     /// Applies `for:` and `within:` to what was asked.

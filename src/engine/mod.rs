@@ -21,6 +21,7 @@ mod guard;
 mod judge;
 mod operator;
 mod own;
+mod shadow;
 mod status;
 mod suspicion;
 mod view;
@@ -30,6 +31,7 @@ use std::{
     sync::Arc,
 };
 
+pub use self::shadow::{Shadow, StreamKey};
 use self::{cluster::Cluster, own::Own};
 use crate::model::{
     ClusterName, Command, CommandError, CommandReply, Effect, Epoch, Event, Incident, MemberName, Notice, Operator,

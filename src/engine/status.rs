@@ -7,7 +7,8 @@ use crate::model::{
     policy::{Mode, Subjects},
     rule::{ExprKind, Reaction},
     status::{
-        AgentStatus, ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, SignalStatus, Why, WhyNot,
+        AgentStatus, ClusterStatus, IncidentBrief, MemberStatus, NodeStatus, PrimaryView, RuleStatus, SignalStatus,
+        Why, WhyNot,
     },
 };
 
@@ -56,6 +57,24 @@ impl Cluster {
             members: members.collect(),
             nodes: nodes.collect(),
             incident: self.incident().map(IncidentBrief::from),
+            rules: (0..self.policy.rules.len()).map(|index| self.rule_status(index, now)).collect(),
+        }
+    }
+
+    /// The counts are kept where notices are: they are no part of a decision.
+    fn rule_status(&self, index: usize, now: Time) -> RuleStatus {
+        let (rule, state) = (&self.policy.rules[index], &self.rules[index]);
+        RuleStatus {
+            rule: rule.name.clone(),
+            verdict: rule.verdict,
+            then: rule.then,
+            shadow: self.only_watches(rule),
+            truth: state.truth,
+            since: now.since(state.since),
+            fired: 0,
+            would_have_acted: 0,
+            held_back_by: Vec::new(),
+            last_fired: None,
         }
     }
 

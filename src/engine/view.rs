@@ -282,6 +282,16 @@ impl View {
         self.peers.get(name).map(|peer| peer.heard)
     }
 
+    /// Whether any other arbiter was ever heard.
+    pub(super) fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// When the newest attempt that is remembered was told.
+    pub(super) fn newest_attempt(&self) -> Option<Time> {
+        self.attempts.back().map(|attempt| attempt.told)
+    }
+
     /// What the other arbiters that are heard saw last of this signal and subject, if that is recent.
     pub(super) fn of_peers(
         &self,

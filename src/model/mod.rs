@@ -37,5 +37,5 @@ pub use policy::{ClusterPolicy, Mode, Policy};
 pub use record::Record;
 pub use report::Report;
 pub use rule::{Condition, Expr, Rule, Verdict};
-pub use scalar::{Secret, Span};
+pub use scalar::{Secret, Size, Span};
 pub use time::{Time, WallAnchor};

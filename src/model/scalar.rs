@@ -97,6 +97,70 @@ impl JsonSchema for Span {
     }
 }
 
+/// A size as people write it, with its unit: `64KiB`, `500MB`, `1GiB`. A bare number is an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// Parses a size with its unit.
+    ///
+    /// # Errors
+    /// Says what is wrong and how to write it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let bad = || format!("`{text}` is not a size: write for example `64MiB`, `500MB`, `1GiB`");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+        let unit: u64 = match text[digits..].trim_start() {
+            "B" => 1,
+            "kB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            "" => return Err(format!("`{text}` has no unit: write `{text}MiB` or `{text}GiB`")),
+            _ => return Err(bad()),
+        };
+        number.checked_mul(unit).map(Self).ok_or_else(bad)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size with its unit, such as `64MiB` or `1GiB`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                Size::parse(text).map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Size, E> {
+                Size::parse(&n.to_string()).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A size with its unit: 64MiB, 500MB, 1GiB.",
+            "pattern": r"^\s*\d+\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)\s*$"
+        })
+    }
+}
+
 /// A secret. It comes from `${env:NAME}`, `${file:PATH}` or `${credential:NAME}` and is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -140,6 +204,16 @@ mod tests {
         assert_eq!(Span::parse("50").unwrap_err(), "`50` has no unit: write `50ms` or `50s`");
         for bad in ["", "s", "10 parsecs", "-5s", "1e9s", "99999999999999999999d"] {
             assert!(Span::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_need_units() {
+        assert_eq!(Size::parse("64MiB"), Ok(Size(64 << 20)));
+        assert_eq!(Size::parse("500 MB"), Ok(Size(500_000_000)));
+        assert_eq!(Size::parse("50").unwrap_err(), "`50` has no unit: write `50MiB` or `50GiB`");
+        for bad in ["", "MiB", "-5MB", "1.5GiB", "99999999999TiB", "3 loaves"] {
+            assert!(Size::parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     ClusterName, Epoch, Incident, IncidentId, MemberName, Mode, NodeName, Role, RuleName, SignalName, Verdict,
     agent::{GateState, LeaseState, RenewalHealth, Watch},
-    explain::{CandidateView, GuardState, RuleExplanation},
+    explain::{CandidateView, Guard, GuardState, RuleExplanation, Truth},
     incident::IncidentState,
     record::{Pause, SagaKind},
+    rule::Reaction,
     time::millis,
 };
 
@@ -93,6 +94,38 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// The incident under way or held.
     pub incident: Option<IncidentBrief>,
+    /// The rules, in the order of the file.
+    #[serde(default)]
+    pub rules: Vec<RuleStatus>,
+}
+
+/// One rule, and what it did since the arbiter's start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleStatus {
+    /// The rule.
+    pub rule: RuleName,
+    /// What it says when true.
+    pub verdict: Verdict,
+    /// What it asks for.
+    pub then: Reaction,
+    /// Whether it only watches.
+    pub shadow: bool,
+    /// Whether it holds.
+    pub truth: Truth,
+    /// For how long the truth has been what it is.
+    #[serde(with = "millis", rename = "since_ms")]
+    #[schemars(with = "f64")]
+    pub since: Duration,
+    /// How often it became true.
+    pub fired: u64,
+    /// Of a rule that only watches: how often it would have acted, because no guard stood against it.
+    pub would_have_acted: u64,
+    /// The guards that stood when it would have acted last.
+    pub held_back_by: Vec<Guard>,
+    /// How long ago it became true last.
+    #[serde(default, with = "millis::option", rename = "last_fired_ms")]
+    #[schemars(with = "Option<f64>")]
+    pub last_fired: Option<Duration>,
 }
 
 /// One member.

@@ -1,4 +1,4 @@
-//! What must survive us: one file per back-end.
+//! What must survive us: one file per back-end. What was seen and decided is recorded in the journal, and not here.
 //!
 //! The contract, by what is true once a call returned: after `persist` returned `Ok`, all records are durable and
 //! in order; after `Err(Conflict)`, none is written and the store holds a newer epoch or log entry than the caller
@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 
 use crate::model::{
-    ClusterName, Incident, IncidentId, Observation, Record, Report,
+    ClusterName, Incident, IncidentId, Record, Report,
     record::{ClusterState, LogEntry, Recovered},
     status::IncidentBrief,
 };
@@ -24,21 +24,6 @@ pub enum StoreError {
     /// Disk full, locked, read-only, corrupt, unreachable.
     #[error("{0}")]
     Failed(String),
-}
-
-/// One line of the history of verdicts.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct VerdictLine {
-    /// Milliseconds since 1970.
-    pub unix_ms: i64,
-    /// The cluster.
-    pub cluster: ClusterName,
-    /// Before.
-    pub from: crate::model::Verdict,
-    /// After.
-    pub to: crate::model::Verdict,
-    /// The rule.
-    pub rule: Option<crate::model::RuleName>,
 }
 
 /// One back-end.
@@ -58,13 +43,6 @@ pub trait Store: Send + Sync {
 
     /// One incident with its log. A unique beginning of its name is enough.
     async fn incident(&self, id: &str) -> Result<Option<(Incident, Vec<LogEntry>)>, StoreError>;
-
-    /// Adds to the history of observations, which is bounded: not durable at once, and old ones go.
-    /// `unix_ms` is the wall time of the newest of them; the others are placed before it by their own clock.
-    async fn append_observations(&self, unix_ms: i64, batch: &[Observation]) -> Result<(), StoreError>;
-
-    /// Adds to the history of verdicts, which is bounded.
-    async fn append_verdict(&self, line: &VerdictLine) -> Result<(), StoreError>;
 
     /// Keeps a report for one reporter until it is sent, replacing an older one with the same key.
     async fn spool(&self, reporter: &str, report: &Report) -> Result<(), StoreError>;

@@ -20,7 +20,7 @@
 //! and reads everything anew. Versions are kept from that reading on, so that a copy which arrives after it makes the
 //! next write conflict, too.
 //!
-//! Observations, verdicts and reports that wait to be sent stay in a local SQLite file: they are this arbiter's own, and
+//! Reports that wait to be sent stay in a local SQLite file, and the journal beside it: they are this arbiter's own, and
 //! too many for a database over the network. That file also keeps the largest epochs that this arbiter ever saw, by
 //! which a registry that was restored from an older backup is noticed ([`SharedStore::seen`]).
 
@@ -32,10 +32,10 @@ use std::{
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError, VerdictLine, sqlite::SqliteStore};
+use super::{Store, StoreError, sqlite::SqliteStore};
 use crate::{
     model::{
-        ClusterName, Epoch, Incident, IncidentId, Observation, Policy, Record, Report,
+        ClusterName, Epoch, Incident, IncidentId, Policy, Record, Report,
         record::{ClusterState, LogEntry, OpenIncident, Recovered},
         status::IncidentBrief,
     },
@@ -494,14 +494,6 @@ impl Store for SharedStore {
         };
         let log = self.log(&incident.id).await?;
         Ok(Some((incident, log)))
-    }
-
-    async fn append_observations(&self, unix_ms: i64, batch: &[Observation]) -> Result<(), StoreError> {
-        self.local.append_observations(unix_ms, batch).await
-    }
-
-    async fn append_verdict(&self, line: &VerdictLine) -> Result<(), StoreError> {
-        self.local.append_verdict(line).await
     }
 
     async fn spool(&self, reporter: &str, report: &Report) -> Result<(), StoreError> {

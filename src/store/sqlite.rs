@@ -3,8 +3,8 @@
 //! # What it promises, and what not
 //!
 //! Write-ahead log with `synchronous=FULL`, both read back at opening: when `persist` said `Ok`, the records have been
-//! synced. One connection writes intents; a second writes history and spooled reports under the same lock but without
-//! syncing every commit, so that a flood of observations cannot make an intent wait for more than one batch.
+//! synced. One connection writes intents; a second spools reports under the same lock but without
+//! syncing every commit, so that a flood of reports cannot make an intent wait for more than one of them.
 //! A second arbiter on the same file is refused by an advisory lock on `<file>.lock`, held for the store's life.
 //!
 //! Each row that a decision is built on carries a SHA-256 of its content. A row that cannot be read, or whose content
@@ -27,8 +27,6 @@
 //! SELECT at, what FROM v_timeline WHERE incident = '01J…';      -- the story of one
 //! SELECT * FROM v_steps WHERE incident = '01J…';                -- what was done, how long it took, what came of it
 //! SELECT number, written, kind, entry FROM saga_log WHERE incident = '01J…' ORDER BY number;
-//! SELECT * FROM v_observations WHERE cluster = 'orders' AND outcome <> 'ok' ORDER BY last DESC LIMIT 50;
-//! SELECT * FROM v_verdicts WHERE cluster = 'orders';
 //! SELECT json FROM incident_policies WHERE incident = '01J…';   -- the rules it was decided by
 //! ```
 //!
@@ -38,9 +36,9 @@
 //! | `incidents` | one incident; the columns repeat what the JSON says | number, closed and unneeded ones go |
 //! | `saga_log` | one entry of the intent log, numbered from 1 without gaps | its incident |
 //! | `incident_policies` | the policy an incident began with | its incident |
-//! | `observations` | what one observer saw of one subject; like outcomes of one batch share a row with a `count` | age and number |
-//! | `verdicts` | a change of the verdict on a primary | age and number |
 //! | `spool` | a report that a reporter did not take yet, or that it must be sent again and again | number, age |
+//!
+//! What was seen and decided is not in it, but in the journal (`coroner replay`).
 //!
 //! Times in `…_ms` are milliseconds since 1970, UTC; other times are ISO 8601, UTC. Written rows are not meant to be
 //! edited: the checksum then refuses them.
@@ -56,9 +54,9 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Store, StoreError, VerdictLine};
+use super::{Store, StoreError};
 use crate::model::{
-    ClusterName, Incident, IncidentId, Observation, Record, Report,
+    ClusterName, Incident, IncidentId, Record, Report,
     record::{ClusterState, LogEntry, Recovered},
     status::IncidentBrief,
 };
@@ -70,22 +68,14 @@ mod read;
 mod rows;
 mod write;
 
-pub use history::{HistoryLine, coalesce};
-
 /// How long to wait for our own writers before nothing was begun.
 const WAIT: Duration = Duration::from_secs(3);
 /// How long a batch may take up to its commit.
 const STAGE: Duration = Duration::from_secs(4);
 
-/// How much history is kept.
+/// How much is kept of what grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Observations and verdicts older than this go.
-    pub keep_for: Duration,
-    /// At most this many rows of observations.
-    pub observations: u64,
-    /// At most this many verdicts.
-    pub verdicts: u64,
     /// At most this many closed incidents. An incident that a quarantined member still refers to stays.
     pub incidents: u64,
     /// At most this many spooled reports for each reporter.
@@ -94,13 +84,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            keep_for: Duration::from_hours(72),
-            observations: 1_000_000,
-            verdicts: 100_000,
-            incidents: 1_000,
-            spooled: 1_000,
-        }
+        Self { incidents: 1_000, spooled: 1_000 }
     }
 }
 
@@ -233,17 +217,6 @@ impl Store for SqliteStore {
     async fn incident(&self, id: &str) -> Result<Option<(Incident, Vec<LogEntry>)>, StoreError> {
         let (inner, id) = (self.inner.clone(), id.to_owned());
         self.detached(async move { read::incident(&inner, &id).await }).await
-    }
-
-    async fn append_observations(&self, unix_ms: i64, batch: &[Observation]) -> Result<(), StoreError> {
-        let lines = coalesce(unix_ms, batch);
-        let inner = self.inner.clone();
-        self.detached(async move { history::append(&inner, &lines).await }).await
-    }
-
-    async fn append_verdict(&self, line: &VerdictLine) -> Result<(), StoreError> {
-        let (inner, line) = (self.inner.clone(), line.clone());
-        self.detached(async move { history::append_verdict(&inner, &line).await }).await
     }
 
     async fn spool(&self, reporter: &str, report: &Report) -> Result<(), StoreError> {

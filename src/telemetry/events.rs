@@ -379,6 +379,7 @@ mod tests {
             members: Vec::new(),
             nodes: Vec::new(),
             incident: None,
+            rules: Vec::new(),
         }
     }
 

@@ -70,6 +70,8 @@ metrics! {
     paused: IntGaugeVec = "coroner_paused" ["cluster"] "Whether a person said: hands off.";
     pause_expires: GaugeVec = "coroner_pause_expires_timestamp_seconds" ["cluster"] "When the pause ends by itself; absent without a pause, +Inf without an end.";
     rule_true: IntGaugeVec = "coroner_rule_true" ["cluster", "rule"] "Whether this rule holds.";
+    rule_would_act: IntCounterVec = "coroner_rule_would_act_total" ["cluster", "rule", "result"] "Times a rule that only watches, and asks for an act, became true: would_act, or held_back by guards.";
+    rule_held_back: IntCounterVec = "coroner_rule_held_back_total" ["cluster", "rule", "guard"] "Times this guard would have held back such a rule.";
     rule_fired: IntCounterVec = "coroner_rule_fired_total" ["cluster", "rule", "shadow"] "Times this rule became true, and whether it may only watch.";
     member_seen: GaugeVec = "coroner_member_seen_age_seconds" ["cluster", "member"] "Age of the newest success of any signal about this member.";
     member_quarantined: IntGaugeVec = "coroner_member_quarantined" ["cluster", "member"] "Whether this member was fenced and is not back yet.";
@@ -126,7 +128,7 @@ metrics! {
     udp_sessions: IntGauge = "coroner_udp_sessions" [] "Sessions of heartbeats over UDP.";
     queue_depth: IntGauge = "coroner_queue_depth" [] "What waits for the decision loop.";
     observations: IntCounterVec = "coroner_observations_total" ["source"] "Observations that reached the decision loop.";
-    history_dropped: IntGauge = "coroner_history_dropped" [] "Observations and verdicts that the history missed since the start, because the disk was behind.";
+    history_dropped: IntGauge = "coroner_history_dropped" [] "Observations, verdicts and the like that the journal missed since the start, because the disk was behind, full or not to be written.";
     loop_late: Gauge = "coroner_loop_late_seconds" [] "How late the decision loop's newest timer was.";
     decision_latency: Histogram = "coroner_decision_latency_seconds" [] "From taking an event to its effects.";
     persist_duration: Histogram = "coroner_persist_duration_seconds" [] "How long the store took to make records durable.";

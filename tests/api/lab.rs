@@ -16,17 +16,17 @@ use async_trait::async_trait;
 use coroner::{
     api::{CanaryReceipts, Options, Running, serve_with},
     arbiter::handle::{Handle, Input, Query, Seen, TimedNotice},
-    config::{Access, AccessRole, ArbiterConfig, ClusterConfig, Config, Source},
+    config::{Access, AccessRole, ArbiterConfig, ClusterConfig, Config, JournalConfig, Source},
     model::{
         ClusterName, ClusterPolicy, CommandError, CommandReply, Epoch, Incident, IncidentId, Mode, NodeName,
-        NodeTarget, Observation, Policy, Proof, Record, Report, Secret, SignalName, Time,
+        NodeTarget, Policy, Proof, Record, Report, Secret, SignalName, Time,
         command::CommandErrorCode,
         doctor::{FenceReach, FenceTestReport},
         policy::{FailoverPolicy, MemberPolicy, Rejoin, UnknownLoss},
         record::{ClusterState, LogEntry, Recovered},
         status::{ClusterStatus, IncidentBrief, PrimaryView, SignalStatus, Status},
     },
-    store::{Store, StoreError, VerdictLine},
+    store::{Store, StoreError},
     telemetry::Metrics,
 };
 use tokio::{
@@ -153,8 +153,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
             ],
             socket_operators: Vec::new(),
             store: "unused".into(),
-            keep_history_for: Duration::ZERO,
-            keep_observations: 0,
+            journal: JournalConfig::default(),
             check_fences_every: Duration::from_secs(60),
         },
         clusters: BTreeMap::from([(cluster, parts)]),
@@ -376,6 +375,7 @@ fn status(ready: bool) -> Status {
             members: Vec::new(),
             nodes: Vec::new(),
             incident: None,
+            rules: Vec::new(),
         }],
         ..Status::default()
     }
@@ -411,12 +411,6 @@ impl Store for NoStore {
     }
     async fn incident(&self, _: &str) -> Result<Option<(Incident, Vec<LogEntry>)>, StoreError> {
         Ok(None)
-    }
-    async fn append_observations(&self, _: i64, _: &[Observation]) -> Result<(), StoreError> {
-        Ok(())
-    }
-    async fn append_verdict(&self, _: &VerdictLine) -> Result<(), StoreError> {
-        Ok(())
     }
     async fn spool(&self, _: &str, _: &Report) -> Result<(), StoreError> {
         Ok(())

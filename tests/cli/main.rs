@@ -28,7 +28,9 @@ fn the_help_names_every_verb_and_every_exit_code() {
     assert_eq!(code, 0);
     for verb in [
         "arbiter",
+        "backtest",
         "check",
+        "replay",
         "key",
         "kinds",
         "status",

@@ -38,8 +38,7 @@ async fn the_child_that_is_killed() {
     for number in 2.. {
         let entry = if number % 2 == 0 { started(number) } else { ended(number) };
         store.persist(&[log("i-1", number, entry), take("orders", 1, 1)]).await.unwrap();
-        let seen: Vec<_> = (0..50).map(|n| beat(&format!("s-{n}"), u64::from(number), n)).collect();
-        store.append_observations(ANCHOR.unix_ms, &seen).await.unwrap();
+        store.spool("webhook", &report(&format!("k{number}"), "text")).await.unwrap();
         // In one write, so that the kill cannot cut a number in two.
         out.write_all(format!("\npersisted {number}\n").as_bytes()).unwrap();
         out.flush().unwrap();

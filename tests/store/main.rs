@@ -45,7 +45,7 @@ impl Sqlite {
 #[async_trait]
 impl Backend for Sqlite {
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqliteStore::open(self.path(), Bounds { observations: 5_000, ..Bounds::default() }).await.unwrap())
+        Arc::new(SqliteStore::open(self.path(), Bounds::default()).await.unwrap())
     }
 }
 
@@ -66,8 +66,7 @@ impl Shared {
 #[async_trait]
 impl Backend for Shared {
     async fn open(&self) -> Arc<dyn Store> {
-        let bounds = Bounds { observations: 5_000, ..Bounds::default() };
-        let local = SqliteStore::open(self.dir.path().join("local.db"), bounds).await.unwrap();
+        let local = SqliteStore::open(self.dir.path().join("local.db"), Bounds::default()).await.unwrap();
         let store = SharedStore::new(Arc::new(self.registry.clone()), local, "arbiters", 1_000);
         store.lead(Some(1));
         Arc::new(store)
@@ -94,7 +93,7 @@ macro_rules! contract {
                 an_incident_is_found_by_the_beginning_of_its_name,
                 an_acknowledgement_replaces_the_record,
                 a_spooled_report_replaces_the_older_one,
-                history_is_bounded,
+                what_grows_is_bounded,
                 check_and_trim_work_on_an_empty_store,
             );
         }

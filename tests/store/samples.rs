@@ -1,10 +1,10 @@
 //! Records to write.
 
 use coroner::model::{
-    Action, Epoch, Incident, Mode, Operator, Policy, Proof, Record, Report, SignalName, StepResult, Time, WallAnchor,
+    Action, Epoch, Incident, Mode, Operator, Policy, Proof, Record, Report, StepResult, Time, WallAnchor,
     edge::Done,
     incident::{IncidentState, Outage, Trigger},
-    observation::{Fact, Observation, Observer, Outcome},
+    observation::Observer,
     record::{ClusterState, LogEntry, Overrides, SagaKind},
     report::ReportSubject,
 };
@@ -101,20 +101,5 @@ pub(crate) fn report(key: &str, text: &str) -> Report {
         arbiter: "arbiter-1".into(),
         subject: ReportSubject::Warning { cluster: Some("orders".into()), what: "tilt".into(), text: text.into() },
         resolved: false,
-    }
-}
-
-pub(crate) fn beat(signal: &str, at_ms: u64, seq: u64) -> Observation {
-    seen(signal, at_ms, Outcome::Fact(Fact::Beat { seq, echoed: true }))
-}
-
-pub(crate) fn seen(signal: &str, at_ms: u64, outcome: Outcome) -> Observation {
-    Observation {
-        at: Time::from_millis(at_ms),
-        cluster: "orders".into(),
-        signal: SignalName::from(signal),
-        observer: Observer::Member("broker-a".into()),
-        subject: Some("broker-a".into()),
-        outcome,
     }
 }

@@ -161,8 +161,8 @@ fn arbiter(facts: &Facts, found: &mut Findings) {
     }
     if facts.history_dropped > 0 {
         found.warn(
-            format!("the history missed {} observations since the start", facts.history_dropped),
-            "the disk is behind: put `arbiter.store` on a faster one",
+            format!("the journal missed {} observations since the start", facts.history_dropped),
+            "the disk is behind, full, or not to be written: see the log, and `arbiter.journal`",
         );
     }
 }

@@ -284,8 +284,8 @@ impl Resolver<'_> {
             storm_within: self.span(&a.storm.within, default.storm_within),
             check_fences_every: self.span(&a.check_fences_every, default.check_fences_every),
         };
-        let day = Duration::from_secs(86_400);
         let (store, shared) = store?;
+        let journal = self.journal(&a.journal, &store);
         let config = ArbiterConfig {
             name: name?,
             http,
@@ -296,8 +296,7 @@ impl Resolver<'_> {
             socket_operators: a.socket_operators.clone(),
             store,
             shared,
-            keep_history_for: self.span(&a.history.keep_for, 30 * day),
-            keep_observations: a.history.max_observations.as_ref().map_or(1_000_000, |n| n.value),
+            journal,
             check_fences_every: limits.check_fences_every,
         };
         Some((config, limits))

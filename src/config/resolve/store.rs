@@ -1,11 +1,14 @@
 //! Where intents are kept: one arbiter's file, or what several share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::Resolver;
 use crate::{
     config::{
-        SharedStoreConfig, schema,
+        JournalConfig, SharedStoreConfig, schema,
         shape::At,
         yaml::{Node, Value},
     },
@@ -16,6 +19,8 @@ const HELP: &str = "write `sqlite:/var/lib/coroner/coroner.db`; or, for several 
                     `redis://…`, `mongodb://…` or `etcd://…`";
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const VALID_FOR: Duration = Duration::from_secs(3);
+/// Four of its parts.
+const LEAST_JOURNAL: u64 = 16 << 20;
 /// How long a leader takes to stop acting once its lease ends.
 const STOP_TIME: Duration = Duration::from_millis(250);
 /// By how many thousandths clocks may run apart.
@@ -142,6 +147,20 @@ impl Resolver<'_> {
             valid_for,
         };
         (plain(local.strip_prefix("sqlite:").unwrap_or(local)), Some(shared))
+    }
+
+    /// The journal: beside the SQLite file unless written.
+    pub(super) fn journal(&mut self, j: &schema::Journal, store: &Path) -> JournalConfig {
+        let path = j.path.as_ref().map_or_else(|| store.with_extension("journal"), |at| PathBuf::from(&at.value));
+        let keep_for = self.span(&j.keep_for, Duration::from_hours(30 * 24));
+        let most_bytes = j.max_size.as_ref().map_or(1 << 30, |at| at.value.0);
+        if let Some(at) = j.max_size.as_ref().filter(|_| most_bytes < LEAST_JOURNAL) {
+            self.error_help(at, "a journal so small would hold less than one of its parts", "write `16MiB` or more");
+        }
+        if let Some(at) = j.path.as_ref().filter(|_| path == store) {
+            self.error_help(at, "this is the file of the store; the journal is a directory of its own", "leave it out");
+        }
+        JournalConfig { path, keep_for, most_bytes }
     }
 
     /// A store that dies together with what it guards says nothing in the one moment that counts.

@@ -16,7 +16,7 @@ use crate::{
     broker::{AnyBroker, Ask},
     fence::AnyFence,
     model::{
-        Mode, Secret, Span,
+        Mode, Secret, Size, Span,
         policy::{Traffic, UnknownLoss},
         rule::Reaction,
     },
@@ -71,8 +71,8 @@ pub(super) struct Arbiter {
     pub(super) access: Vec<At<Access>>,
     /// Users (uid) that may operate over the Unix socket, besides root and the arbiter's own.
     pub(super) socket_operators: Vec<u32>,
-    /// How much history is kept.
-    pub(super) history: History,
+    /// Where what was seen and decided is recorded, and how much of it is kept.
+    pub(super) journal: Journal,
     /// When the arbiter stops to trust its own clock and speed.
     pub(super) tilt: Tilt,
     /// When too many clusters die at once to be believed.
@@ -137,14 +137,16 @@ pub(super) struct Access {
     pub(super) reports_as: Vec<At<String>>,
 }
 
-/// How much history is kept.
+/// The journal of what was seen and decided: for `coroner backtest` and `coroner replay`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct History {
-    /// How long. Default 30d.
+pub(super) struct Journal {
+    /// Its directory, this arbiter's own. Default: beside the SQLite file, named like it, ending in `.journal`.
+    pub(super) path: Option<At<String>>,
+    /// For how long it is kept. Default 30d.
     pub(super) keep_for: Option<At<Span>>,
-    /// How many observations at most. Default 1000000.
-    pub(super) max_observations: Option<At<u64>>,
+    /// How large it may grow; then the oldest part goes. At least 16MiB. Default 1GiB.
+    pub(super) max_size: Option<At<Size>>,
 }
 
 /// When the arbiter stops to trust its own clock and speed.

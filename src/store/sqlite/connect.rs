@@ -36,7 +36,7 @@ const OPEN: Duration = Duration::from_secs(10);
 pub(super) enum Use {
     /// Intents: every commit is synced.
     Durable,
-    /// Observations, verdicts, spooled reports: synced with the next intent or checkpoint.
+    /// Spooled reports and trimming: synced with the next intent or checkpoint.
     History,
     /// Reading only.
     Read,

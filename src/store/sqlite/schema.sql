@@ -48,29 +48,6 @@ CREATE TABLE incident_policies (
     written  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT;
 
-CREATE TABLE observations (
-    id       INTEGER PRIMARY KEY,
-    first_ms INTEGER NOT NULL,
-    last_ms  INTEGER NOT NULL,
-    count    INTEGER NOT NULL,
-    cluster  TEXT NOT NULL,
-    signal   TEXT NOT NULL,
-    observer TEXT NOT NULL,
-    subject  TEXT,
-    ok       INTEGER,
-    value    REAL,
-    text     TEXT NOT NULL
-) STRICT;
-
-CREATE TABLE verdicts (
-    id           INTEGER PRIMARY KEY,
-    unix_ms      INTEGER NOT NULL,
-    cluster      TEXT NOT NULL,
-    from_verdict TEXT NOT NULL,
-    to_verdict   TEXT NOT NULL,
-    rule         TEXT
-) STRICT;
-
 CREATE TABLE spool (
     number   INTEGER PRIMARY KEY AUTOINCREMENT,
     reporter TEXT NOT NULL,
@@ -115,15 +92,3 @@ SELECT i.id AS incident, i.cluster AS cluster,
        json_extract(s.value, '$.detail') AS detail
 FROM incidents AS i, json_each(i.json, '$.steps') AS s
 ORDER BY i.opened_unix_ms, act;
-
-CREATE VIEW v_observations AS
-SELECT strftime('%Y-%m-%dT%H:%M:%fZ', first_ms / 1000.0, 'unixepoch') AS first,
-       strftime('%Y-%m-%dT%H:%M:%fZ', last_ms / 1000.0, 'unixepoch') AS last,
-       count, cluster, signal, observer, subject,
-       CASE ok WHEN 1 THEN 'ok' WHEN 0 THEN 'failed' ELSE 'unknown' END AS outcome,
-       value, text
-FROM observations ORDER BY id;
-
-CREATE VIEW v_verdicts AS
-SELECT strftime('%Y-%m-%dT%H:%M:%fZ', unix_ms / 1000.0, 'unixepoch') AS at, cluster, from_verdict, to_verdict, rule
-FROM verdicts ORDER BY id;
