@@ -24,19 +24,20 @@ use crate::{
 };
 
 /// Check a configuration file: all its mistakes at once, each with its place, then what is legal and dangerous, then its
-/// `tests:` of the death rules.
-///
-/// A test says what is seen and what is expected of it:
-///
-///   tests:
-///     - name: a frozen primary is failed over
-///       given: { primary: frozen for 30s }
-///       expect: { verdict: dead, then: failover, by: 20s }
-///
-/// One that fails is shown with what was believed at each moment and with the rules explained as `coroner why` does;
-/// then the exit code is 1. Their whole vocabulary: src/docs/testing-rules.md.
+/// own tests of the death rules.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+The file may say what it expects of its rules, and each such test is played against the engine:
+
+  tests:
+    - name: a frozen primary is failed over, but not for a hiccup
+      given: { primary: frozen from 10s }
+      expect:
+        - { never: failover, until: 15s }
+        - { verdict: dead, then: failover, by: 25s }
+
+A test that fails is shown with what was believed at each moment and with the rules explained as `coroner why` does; the
+exit code is 1 then, and 78 if the file has mistakes. All words: src/docs/testing-rules.md.")]
 pub(super) struct Args {
     /// The file.
     #[arg(default_value = "/etc/coroner/coroner.yaml", env = "CORONER_CONFIG")]

@@ -66,7 +66,7 @@ fn a_mistake_in_a_test_is_a_mistake_of_the_file() {
 #[test]
 fn the_help_says_how_a_test_reads() {
     let (_, out, _) = super::coroner(&["check", "--help"]);
-    for word in ["--no-tests", "--test <NAME>", "given: { primary: frozen", "src/docs/testing-rules.md"] {
+    for word in ["--no-tests", "--test <NAME>", "given: { primary: frozen from 10s }", "src/docs/testing-rules.md"] {
         assert!(out.contains(word), "{word}\n{out}");
     }
 }

@@ -82,7 +82,7 @@ clusters:
       write: {{ broker: {{ ask: write, of: primary, every: 2s }} }}
       canary: {{ canary: {{ to: nodes, every: 1s }} }}
       port: {{ tcp: {{}}, of: a, every: 1s }}
-      disk: {{ exec: {{ command: [/bin/x], output: value }}, of: primary, every: 30s }}
+      disk: {{ exec: {{ command: [/bin/x], output: value }}, of: primary, every: 5s }}
       flag: {{ exec: {{ command: [/bin/x], output: text }}, of: primary, every: 1s }}
       clients: {{ prometheus: {{ url: "http://10.0.0.20:9090", query: x }}, of: primary, every: 5s }}
       load: {{ prometheus: {{ url: "http://{{address}}/metrics", metric: m }}, of: nodes, every: 1s }}
@@ -96,6 +96,7 @@ clusters:
       lease: 200ms
       fence: [[gate, kill]]
       max_loss: {{ bytes: 0 }}
+      redirect: [{{ exec: {{ command: [/bin/x] }} }}]
 tests:
 {tests}
 "#

@@ -56,7 +56,10 @@ fn each_reaction_has_its_word() {
 #[test]
 fn who_is_not_heard_cannot_be_asked_to_step_down() {
     passes("{ primary: cut off, port: absent }", "{ then: failover, rule: useless, verdict: gray }");
-    passes("{ primary: frozen, port: absent }", "{ then: switchover, rule: useless, verdict: gray }");
+    passes(
+        "{ primary: frozen, frozen: not firing, port: absent }",
+        "{ then: switchover, rule: useless, verdict: gray }",
+    );
 }
 
 #[test]

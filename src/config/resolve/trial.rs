@@ -353,14 +353,9 @@ impl Resolver<'_> {
         if let Some(last) = given.last() {
             return last.max(given.changes());
         }
+        // Else until nothing changes any more, so that what comes too late is seen to come.
         let asked = drafts.iter().flat_map(|draft| times(&draft.at.value)).map(|(_, at)| at.value.0).max();
-        let is_open = |draft: &Draft<'_>| {
-            let e = &draft.at.value;
-            let has_end = e.at.is_some() || e.by.is_some();
-            (!draft.claims.is_empty() && !has_end) || (!draft.never.is_empty() && e.until.is_none())
-        };
-        let asked = asked.unwrap_or_default().max(given.changes());
-        if drafts.iter().any(is_open) { asked.max(given.changes() + settles_after(scene.policy)) } else { asked }
+        asked.unwrap_or_default().max(given.changes()).saturating_add(settles_after(scene.policy))
     }
 
     fn check_length(&mut self, scene: &Scene<'_>, at: &At<Test>, lasts: Duration) {

@@ -100,7 +100,7 @@ impl Resolver<'_> {
             let parties = scene.parties(word);
             if !parties.is_empty() {
                 let is_arbiter = parties == [Party::Arbiter];
-                if let Some(said) = self.plight(*value, is_arbiter) {
+                if let Some(said) = self.plight(word, *value, is_arbiter) {
                     given.parties.extend(parties.into_iter().map(|party| (party, said.clone())));
                 }
                 continue;
@@ -183,14 +183,14 @@ impl Resolver<'_> {
         })
     }
 
-    fn plight(&mut self, id: Id, is_arbiter: bool) -> Option<Said<Plight>> {
+    fn plight(&mut self, who: &str, id: Id, is_arbiter: bool) -> Option<Said<Plight>> {
         self.said(id, false, |r, id, text| {
             let plight = Plight::read(text);
             let words = if is_arbiter { &Plight::WORDS_OF_ARBITER[..] } else { &Plight::WORDS };
             let found = plight.filter(|p| !is_arbiter || matches!(p, Plight::Well | Plight::CutOff));
             if found.is_none() {
                 let help = did_you_mean(text, words.iter().copied());
-                let message = format!("`{}` is not what can become of it", r.shown(id));
+                let message = format!("`{who}` cannot be `{}`", r.shown(id));
                 r.notes.error_help(r.tree.head(id), message, help);
             }
             found
