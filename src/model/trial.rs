@@ -229,7 +229,7 @@ impl fmt::Display for When {
 #[must_use]
 pub fn moment(at: Duration) -> String {
     let secs = at.as_secs();
-    if at.subsec_nanos() == 0 && secs > 120 && (secs < 3_600 || secs % 60 == 0) {
+    if at.subsec_nanos() == 0 && secs > 120 && (secs < 3_600 || secs.is_multiple_of(60)) {
         return human(at);
     }
     let text = format!("{:.3}", at.as_secs_f64());

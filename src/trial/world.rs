@@ -100,9 +100,10 @@ impl World {
             }
             begins = begins.min(zero.before(before));
             let flow = flows.len();
-            let end = zero + trial.lasts;
+            // The end belongs to the story.
+            let after = zero + trial.lasts.saturating_add(Duration::from_nanos(1));
             for (phase, (from, _)) in phases.iter().enumerate() {
-                let until = phases.get(phase + 1).map_or(Time(end.0.saturating_add(1)), |(next, _)| *next);
+                let until = phases.get(phase + 1).map_or(after, |(next, _)| *next);
                 let mut at = *from;
                 while at < until {
                     coming.push(Coming { at, flow, phase, is_first: at == *from });
