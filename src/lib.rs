@@ -5,6 +5,7 @@
 //! - [`model`]: the nouns, plain data. Everybody speaks in them.
 //! - [`engine`]: **the decision**, pure: what is known, what is believed because of it, what stands in the way.
 //! - [`failover`]: the saga, pure: the steps of a failover as a fold over its log.
+//! - [`trial`]: the tests of a file's rules, played against the engine, pure.
 //! - [`lease`]: the arithmetic of leases, their holder, their voters, pure. [`mesh`]: signed messages between arbiters and
 //!   agents over whatever path is left, pure.
 //! - [`election`]: who leads among several processes, by a table of instances, pure. [`registry`]: the databases that hold
@@ -53,3 +54,4 @@ pub mod stdio;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
+pub mod trial;

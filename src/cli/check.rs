@@ -1,5 +1,7 @@
 //! `coroner check`.
 
+mod trials;
+
 use std::{fmt::Write as _, path::PathBuf};
 
 use serde::Serialize;
@@ -21,8 +23,21 @@ use crate::{
     model::{ClusterPolicy, Mode, Proof},
 };
 
-/// Check a configuration file: all its mistakes at once, each with its place, then what is legal and dangerous.
+/// Check a configuration file: all its mistakes at once, each with its place, then what is legal and dangerous, then its
+/// own tests of the death rules.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The file may say what it expects of its rules, and each such test is played against the engine:
+
+  tests:
+    - name: a frozen primary is failed over, but not for a hiccup
+      given: { primary: frozen from 10s }
+      expect:
+        - { never: failover, until: 15s }
+        - { verdict: dead, then: failover, by: 25s }
+
+A test that fails is shown with what was believed at each moment and with the rules explained as `coroner why` does; the
+exit code is 1 then, and 78 if the file has mistakes. All words: src/docs/testing-rules.md.")]
 pub(super) struct Args {
     /// The file.
     #[arg(default_value = "/etc/coroner/coroner.yaml", env = "CORONER_CONFIG")]
@@ -36,6 +51,12 @@ pub(super) struct Args {
     /// As an agent reads it: what only the arbiter needs may be missing.
     #[arg(long, conflicts_with = "without_secrets")]
     agent: bool,
+    /// Do not run the file's `tests:`. Their mistakes are mistakes of the file all the same.
+    #[arg(long)]
+    no_tests: bool,
+    /// Run only the test of this name.
+    #[arg(long, value_name = "NAME", conflicts_with = "no_tests")]
+    test: Option<String>,
 }
 
 /// What came of it.
@@ -48,6 +69,9 @@ struct Report {
     warnings: Vec<String>,
     findings: Vec<Finding>,
     clusters: Vec<Cluster>,
+    /// What came of the file's tests; absent with `--no-tests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tests: Option<trials::Played>,
 }
 
 /// A cluster in one line.
@@ -82,8 +106,14 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
         Err(mistakes) if context.is_json() => {
             let count = mistakes.list.len();
             let none = (Vec::new(), Vec::new(), Vec::new());
-            let report =
-                Report { ok: false, mistakes: Some(mistakes), warnings: none.0, findings: none.1, clusters: none.2 };
+            let report = Report {
+                ok: false,
+                mistakes: Some(mistakes),
+                warnings: none.0,
+                findings: none.1,
+                clusters: none.2,
+                tests: None,
+            };
             print(&format!("{}\n", json(&report)?))?;
             return Err(Failure::new(Code::Config, format!("{count} mistakes in {}.", args.file.display())));
         }
@@ -96,14 +126,16 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
     if !args.without_secrets && !args.agent {
         hands::build(&config, None).map_err(refuse)?;
     }
-    let report = report(&config);
+    let tests = if args.no_tests { None } else { Some(trials::play(&config, args.test.as_deref())?) };
+    let has_failed = tests.as_ref().is_some_and(|played| played.failed > 0);
+    let report = report(&config, tests);
     // What the linter found is among the warnings, there with its place.
     let worrying = report.warnings.len();
     context.emit(&report, |paint| render(&report, &args.file.display().to_string(), paint))?;
     if args.strict && worrying > 0 {
         return Err(Failure::new(Code::Config, format!("--strict: {worrying} warnings in {}.", args.file.display())));
     }
-    Ok(Exit::OK)
+    Ok(if has_failed { Exit::FOUND } else { Exit::OK })
 }
 
 /// The key of this host, if there is one, must be a party's: nobody would listen to it.
@@ -118,9 +150,9 @@ fn check_key(config: &Config) -> Result<(), String> {
     Err(format!("the key of this host (`mesh.key`) is nobody's: write its public line under `mesh.parties`: {own}"))
 }
 
-fn report(config: &Config) -> Report {
+fn report(config: &Config, tests: Option<trials::Played>) -> Report {
     let clusters = config.policy.clusters.values().map(cluster).collect();
-    Report { ok: true, mistakes: None, warnings: config.warnings.clone(), findings: lint(config), clusters }
+    Report { ok: true, mistakes: None, warnings: config.warnings.clone(), findings: lint(config), clusters, tests }
 }
 
 fn cluster(policy: &ClusterPolicy) -> Cluster {
@@ -167,6 +199,10 @@ fn render(report: &Report, file: &str, paint: Paint) -> String {
     }
     let worrying = report.warnings.len() + report.findings.len();
     let words = if worrying == 0 { String::new() } else { format!(", with {worrying} warnings") };
-    let _ = writeln!(out, "\n{}", paint.good(&format!("{file} is well-formed{words}.")));
+    out.push('\n');
+    if let Some(played) = &report.tests {
+        out.push_str(&trials::render(played, file, paint));
+    }
+    let _ = writeln!(out, "{}", paint.good(&format!("{file} is well-formed{words}.")));
     out
 }

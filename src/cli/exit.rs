@@ -48,7 +48,11 @@ pub enum Code {
 /// Every code with its meaning, for the help and the man pages.
 pub const TABLE: &[(u8, &str)] = &[
     (0, "All is well."),
-    (1, "`doctor`, `fence test` or `backtest --strict` found something (`doctor --strict`: to be warned of)."),
+    (
+        1,
+        "Something was found: by `doctor`, `fence test`, a test of the file in `check`, or, with --strict, by `simulate`, \
+         `backtest`, or among `doctor`'s warnings.",
+    ),
     (Code::Usage as u8, "The command line is wrong, or a question could not be asked (use --yes)."),
     (Code::Data as u8, "There is no such cluster, member or incident, or what was given is wrong."),
     (Code::Unavailable as u8, "The arbiter does not answer, or a program that is needed is missing."),

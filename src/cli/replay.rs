@@ -20,6 +20,7 @@ use crate::{
         story::{Line, Teller, Wanted},
     },
     model::ClusterName,
+    sim::{self, explore, run::Recorded},
     sys::clock,
 };
 
@@ -31,7 +32,7 @@ const AT_ONCE: usize = 256;
 /// Tell what an arbiter saw and decided, event by event.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A file alone: one segment of a journal.
+    /// A file alone: one segment of a journal, or a run that `coroner simulate --save` kept.
     #[arg(conflicts_with_all = ["journal", "config"])]
     file: Option<PathBuf>,
     /// The journal. Default: the one of the configuration file.
@@ -64,12 +65,16 @@ pub(super) struct Args {
 enum Source {
     /// Segments of a journal, and what is wrong with others.
     Journal(Journal),
-    // A recorded run of the simulator is another form: recognised by its content, as JSON.
+    /// A run of the simulator, told by its content: JSON, where a segment is not.
+    Simulated(Box<Recorded>),
 }
 
 impl Source {
     fn of(args: &Args) -> Result<Self, Failure> {
         if let Some(file) = &args.file {
+            if let Some(recorded) = simulated(file)? {
+                return Ok(Self::Simulated(Box::new(recorded)));
+            }
             let journal = Journal::of_file(file);
             if journal.segments.is_empty() {
                 let why =
@@ -96,7 +101,39 @@ impl Source {
 pub(super) fn run(context: &Context, args: &Args) -> Result<Exit, Failure> {
     match Source::of(args)? {
         Source::Journal(journal) => replay_journal(context, args, &journal),
+        Source::Simulated(recorded) => replay_simulated(context, &recorded),
     }
+}
+
+/// A file that begins like JSON is a run of the simulator, or nothing that we know.
+fn simulated(file: &Path) -> Result<Option<Recorded>, Failure> {
+    let cannot = |why: String| Failure::new(Code::Data, format!("{} cannot be replayed: {why}.", file.display()));
+    let bytes = std::fs::read(file).map_err(|e| cannot(e.to_string()))?;
+    if bytes.first() != Some(&b'{') {
+        return Ok(None);
+    }
+    let recorded: Recorded =
+        serde_json::from_slice(&bytes).map_err(|e| cannot(format!("it is no run that `coroner simulate` kept: {e}")))?;
+    if !recorded.setting.is_whole() {
+        return Err(cannot("its setting lacks the cluster that it names".into()));
+    }
+    Ok(Some(recorded))
+}
+
+fn replay_simulated(context: &Context, recorded: &Recorded) -> Result<Exit, Failure> {
+    let outcome = sim::run_told(&recorded.setting, &recorded.schedule);
+    context.emit(&outcome, |paint| {
+        let mut out = format!("{}\n", paint.bold(&explore::words(&recorded.setting, &recorded.schedule)));
+        for line in &outcome.story {
+            let _ = writeln!(out, "{line}");
+        }
+        for violation in &outcome.violations {
+            let _ = writeln!(out, "{} {}: {}", paint.bad("BROKEN"), violation.invariant, violation.text);
+        }
+        let _ = writeln!(out, "At the end: {}.", outcome.ending);
+        out
+    })?;
+    Ok(if outcome.violations.is_empty() { Exit::OK } else { Exit::FOUND })
 }
 
 fn replay_journal(context: &Context, args: &Args, journal: &Journal) -> Result<Exit, Failure> {

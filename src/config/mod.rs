@@ -10,7 +10,7 @@ use crate::{
     broker::{AnyBroker, Ask},
     fence::AnyFence,
     model::{
-        ClusterName, MemberName, NodeName, NodeTarget, PartyName, Policy, Secret, SignalName, Target,
+        ClusterName, MemberName, NodeName, NodeTarget, PartyName, Policy, Secret, SignalName, Target, Trial,
         agent::Watch,
         policy::{Observers, Subjects},
     },
@@ -48,6 +48,8 @@ pub struct Config {
     pub mesh: Option<MeshConfig>,
     /// How people are told, for all clusters.
     pub reports: Vec<AnyReport>,
+    /// Tests of the death rules; no part of the policy.
+    pub tests: Vec<Trial>,
     /// What is legal and probably not meant; each rendered with its place.
     pub warnings: Vec<String>,
 }

@@ -21,6 +21,7 @@ pub mod rule;
 pub mod scalar;
 pub mod status;
 pub mod time;
+pub mod trial;
 
 pub use command::{Command, CommandError, CommandReply, Operator};
 pub use edge::{
@@ -39,3 +40,4 @@ pub use report::Report;
 pub use rule::{Condition, Expr, Rule, Verdict};
 pub use scalar::{Secret, Size, Span};
 pub use time::{Time, WallAnchor};
+pub use trial::Trial;

@@ -135,6 +135,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
     };
     Config {
         mesh: None,
+        tests: Vec::new(),
         policy: Policy { clusters: BTreeMap::from([(cluster.clone(), policy)]), ..Policy::default() },
         arbiter: ArbiterConfig {
             shared: None,

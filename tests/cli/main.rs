@@ -7,6 +7,7 @@
 
 mod demo;
 mod simulate;
+mod trials;
 
 use std::{fs, path::Path};
 

@@ -30,6 +30,7 @@ mod mesh;
 mod rule;
 pub(super) mod signal;
 pub(crate) mod store;
+mod trial;
 
 use mesh::MeshView;
 
@@ -70,6 +71,11 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     if let (Some((config, _)), Some(list)) = (&arbiter, &file.clusters) {
         r.check_access(&file, config, &list.value);
     }
+    let tests = {
+        let own = arbiter.as_ref().map_or("arbiter", |(config, _)| config.name.as_str());
+        let resolved = trial::Resolved { policies: &policies, parts: &clusters, arbiter: own };
+        r.trials(&file.tests, file.clusters.as_ref(), &resolved)
+    };
     if r.notes.is_refused() {
         return None;
     }
@@ -77,7 +83,7 @@ pub(super) fn resolve(tree: &Tree, notes: &mut Notes) -> Option<Config> {
     let mut policy = Policy { hash: String::new(), arbiter: limits, clusters: policies };
     policy.hash = hash(&policy);
     let reports = file.report.into_iter().map(|r| r.value).collect();
-    let config = Config { policy, arbiter, clusters, mesh, reports, warnings: Vec::new() };
+    let config = Config { policy, arbiter, clusters, mesh, reports, tests, warnings: Vec::new() };
     for finding in lint::lint(&config) {
         let place = r.place_of(root, finding.cluster.as_ref(), finding.rule.as_ref().map(|n| n.as_str()));
         r.notes.warning(place, finding.message);

@@ -26,8 +26,10 @@ use crate::{
 };
 
 mod agent;
+mod trial;
 
 pub(super) use agent::{Agent, AgentWatch, Gate, Guarded, Lease, LeaseText, Mesh, Observe, Party};
+pub(super) use trial::{Expect, Test};
 
 /// Coroner's configuration: one file for every host.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -43,8 +45,8 @@ pub(super) struct File {
     pub(super) clusters: Option<At<Entries<Cluster>>>,
     /// How people are told, for all clusters.
     pub(super) report: Vec<At<AnyReport>>,
-    /// Tests of the death rules; read by `coroner test`.
-    pub(super) tests: Vec<serde_json::Value>,
+    /// Tests of the death rules, run by `coroner check`. They change nothing that an arbiter does.
+    pub(super) tests: Vec<At<Test>>,
 }
 
 /// The arbiter's own part.
