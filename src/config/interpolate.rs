@@ -104,7 +104,14 @@ impl Environment for WithoutSecrets {
     }
 
     fn read(&self, path: &Path) -> Result<String, String> {
-        Ok(format!("stand-in-for-the-file-{}", path.display()))
+        // It may stand in a URL, where a slash would end the host.
+        let fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let name = path.display().to_string();
+        let text: String = name
+            .bytes()
+            .map(|byte| if fit(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+            .collect();
+        Ok(format!("stand-in-for-the-file-{text}"))
     }
 
     fn credentials_directory(&self) -> Option<PathBuf> {

@@ -1,6 +1,8 @@
 //! Does `coroner check` run the tests of a file, and say what failed and why?
 
-use super::{GOOD, check};
+use std::{fs, path::Path};
+
+use super::{GOOD, check, coroner};
 
 const PASS: &str = "
 tests:
@@ -63,9 +65,25 @@ fn a_mistake_in_a_test_is_a_mistake_of_the_file() {
     }
 }
 
+/// As CI of ours and of others would do it: no secrets, no warnings, all tests.
+#[test]
+fn every_file_that_we_hand_out_passes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let examples = fs::read_dir(root.join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = examples
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .chain([root.join("coroner.yaml")])
+        .collect();
+    assert!(files.len() >= 7, "{files:?}");
+    for file in files {
+        let (code, out, err) = coroner(&["check", "--strict", "--without-secrets", file.to_str().unwrap()]);
+        assert!(code == 0 && out.contains(" passed.\n"), "{}: {code}\n{out}{err}", file.display());
+    }
+}
+
 #[test]
 fn the_help_says_how_a_test_reads() {
-    let (_, out, _) = super::coroner(&["check", "--help"]);
+    let (_, out, _) = coroner(&["check", "--help"]);
     for word in ["--no-tests", "--test <NAME>", "given: { primary: frozen from 10s }", "src/docs/testing-rules.md"] {
         assert!(out.contains(word), "{word}\n{out}");
     }
