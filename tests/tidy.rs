@@ -141,7 +141,10 @@ fn the_decision_is_pure() {
             }
         }
     }
-    complain(found, "engine, failover, lease, mesh, model, sim, stdio and trial know no runtime, socket, file or clock");
+    complain(
+        found,
+        "engine, failover, lease, mesh, model, sim, stdio and trial know no runtime, socket, file or clock",
+    );
 }
 
 #[test]

@@ -112,8 +112,8 @@ fn simulated(file: &Path) -> Result<Option<Recorded>, Failure> {
     if bytes.first() != Some(&b'{') {
         return Ok(None);
     }
-    let recorded: Recorded =
-        serde_json::from_slice(&bytes).map_err(|e| cannot(format!("it is no run that `coroner simulate` kept: {e}")))?;
+    let recorded: Recorded = serde_json::from_slice(&bytes)
+        .map_err(|e| cannot(format!("it is no run that `coroner simulate` kept: {e}")))?;
     if !recorded.setting.is_whole() {
         return Err(cannot("its setting lacks the cluster that it names".into()));
     }

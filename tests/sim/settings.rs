@@ -1,4 +1,5 @@
 //! The settings that are played: what the project's examples are built from.
+#![allow(unreachable_pub, reason = "the benchmark plays them too")]
 
 use coroner::{
     model::{

@@ -5,7 +5,8 @@ use crate::{
     engine::own::Own,
     failover::{Opening, Steps, World},
     model::{
-        ActError, Action, Effect, Epoch, FenceReport, MemberName, Mode, NodeName, Notice, Record, StepResult, Time, Verdict,
+        ActError, Action, Effect, Epoch, FenceReport, MemberName, Mode, NodeName, Notice, Record, StepResult, Time,
+        Verdict,
         explain::Guard,
         incident::Trigger,
         policy::{FailoverPolicy, Rejoin},
