@@ -83,7 +83,9 @@ impl World {
             out.push(Move::Tick);
         }
         self.moves_late(setup, out);
-        self.recoveries(out);
+        if self.spent.all == 0 || self.now <= self.hurt_at + setup.mends_within {
+            self.recoveries(out);
+        }
         let harmless = out.len();
         self.faults(setup, out);
         let mut at = 0;
@@ -386,6 +388,7 @@ impl World {
         };
         *kind += 1;
         spent.all += 1;
+        self.hurt_at = self.now;
     }
 
     /// Who waits for the answer gets it; an answer that nobody waits for is lost.

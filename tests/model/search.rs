@@ -5,7 +5,7 @@
 //! fingerprint of 128 bits.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -33,11 +33,13 @@ pub struct Limits {
     pub calm_every: u32,
     /// Progress goes to standard error.
     pub tells: bool,
+    /// Ends once all of these were reached, as bits of [`Goal`].
+    pub until: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { is_depth_first: false, states: usize::MAX, workers: 2, calm_every: 1, tells: false }
+        Self { is_depth_first: false, states: usize::MAX, workers: 2, calm_every: 1, tells: false, until: None }
     }
 }
 
@@ -52,6 +54,8 @@ pub struct Outcome {
     /// Bits of [`Goal`].
     pub reached: u32,
     pub took: Duration,
+    /// How many states have which faults behind them.
+    pub by_faults: BTreeMap<String, usize>,
     pub wrong: Option<Story>,
 }
 
@@ -145,7 +149,12 @@ pub fn search(setup: &Setup, limits: Limits) -> Outcome {
     seen.insert(first.print(setup));
     let mut stack = vec![Entry { world: first, way: None }];
     let mut told = began;
-    while !stack.is_empty() && found.lock().unwrap().is_none() && counted.load(Ordering::Relaxed) < limits.states {
+    let mut by_faults: BTreeMap<String, usize> = BTreeMap::new();
+    let is_enough = || {
+        let reached = reached.load(Ordering::Relaxed) as u32;
+        limits.until.is_some_and(|until| until & !reached == 0) || counted.load(Ordering::Relaxed) >= limits.states
+    };
+    while !stack.is_empty() && found.lock().unwrap().is_none() && !is_enough() {
         let from = if limits.is_depth_first { stack.len().saturating_sub(1_024) } else { 0 };
         let batch: Vec<Mutex<Option<Entry>>> = stack.drain(from..).map(|entry| Mutex::new(Some(entry))).collect();
         let next = AtomicUsize::new(0);
@@ -209,6 +218,9 @@ pub fn search(setup: &Setup, limits: Limits) -> Outcome {
             let workers: Vec<_> = (0..limits.workers).map(|_| scope.spawn(&work)).collect();
             workers.into_iter().map(|worker| worker.join().expect("a worker")).collect()
         });
+        for entry in children.iter().flatten().filter(|_| limits.tells) {
+            *by_faults.entry(entry.world.spent.names()).or_default() += 1;
+        }
         stack.extend(children.into_iter().flatten());
         if limits.tells && told.elapsed() > Duration::from_secs(10) {
             told = now();
@@ -231,9 +243,11 @@ pub fn search(setup: &Setup, limits: Limits) -> Outcome {
         states: counted.into_inner(),
         transitions: transitions.into_inner(),
         deepest: deepest.into_inner(),
+        // Cut short in the middle of a batch, it would have ended with something wrong.
         is_exhausted: stack.is_empty() && wrong.is_none(),
         reached: u32::try_from(reached.into_inner()).unwrap(),
         took: began.elapsed(),
+        by_faults,
         wrong,
     }
 }

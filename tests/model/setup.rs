@@ -82,6 +82,24 @@ impl Faults {
     pub const NONE: Self =
         Self { all: 0, die: 0, freeze: 0, cut: 0, crash: 0, pause: 0, usurp: 0, act: 0, store: 0, slow: 0, command: 0 };
 
+    /// Those that there are, in words.
+    pub fn names(&self) -> String {
+        let all = [
+            ("die", self.die),
+            ("freeze", self.freeze),
+            ("cut", self.cut),
+            ("crash", self.crash),
+            ("pause", self.pause),
+            ("usurp", self.usurp),
+            ("act", self.act),
+            ("store", self.store),
+            ("slow", self.slow),
+            ("command", self.command),
+        ];
+        let named = all.iter().filter(|(_, count)| *count > 0);
+        named.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+    }
+
     /// Any kind, that many in all.
     pub const fn any(all: u8) -> Self {
         Self {
@@ -109,6 +127,8 @@ pub struct Setup {
     /// Holders' clocks run so much too slow, and voters' too fast, in thousandths.
     pub clock_rate: u64,
     pub bounds: Faults,
+    /// What undoes a fault comes within so many seconds of the newest one, or not at all.
+    pub mends_within: u32,
     /// What one fault may cut.
     pub cuts: Vec<u16>,
     pub bug: Bug,
@@ -176,7 +196,19 @@ impl Setup {
             links_of(&[0]) & !link(0, 1),
             links_of(&[2]) & !link(1, 2),
         ];
-        Self { name, has_lease, clock_rate, bounds, cuts, bug, draws: |_, _| true, policies, lease, ways }
+        Self {
+            name,
+            has_lease,
+            clock_rate,
+            bounds,
+            mends_within: 8,
+            cuts,
+            bug,
+            draws: |_, _| true,
+            policies,
+            lease,
+            ways,
+        }
     }
 
     /// What the store holds at the beginning.

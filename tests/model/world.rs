@@ -202,6 +202,8 @@ pub struct World {
     pub cuts: u16,
     pub flights: Vec<Flight>,
     pub spent: Faults,
+    /// When the newest fault was.
+    pub hurt_at: u32,
 }
 
 impl World {
@@ -263,6 +265,7 @@ impl World {
             cuts: 0,
             flights: Vec::new(),
             spent: Faults::NONE,
+            hurt_at: 0,
         };
         world.renew_all(setup, notes);
         for index in 0..2 {
@@ -420,6 +423,7 @@ impl World {
             (memory.sealed, &memory.holder, memory.is_unproven).hash(&mut to);
             (voter.older_runs_for(mono), voter.current_runs_for(mono)).hash(&mut to);
         }
+        now_since(self.now, self.hurt_at).min(setup.mends_within + 1).hash(&mut to);
         (self.node, self.cuts, self.spent, self.store.leader, self.store.opened, self.store.owners).hash(&mut to);
         let mut print = Print::new(now, OLD, &mut to);
         print.cluster(&self.store.state, |at| wall_age(now, at));
@@ -567,6 +571,6 @@ pub fn wall_age(now: Time, unix_ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ANCHOR.unix_ms_at(now) - unix_ms).unwrap_or(0))
 }
 
-const fn now_since(now: u32, since: u32) -> u32 {
+pub const fn now_since(now: u32, since: u32) -> u32 {
     now.saturating_sub(since)
 }
