@@ -72,8 +72,9 @@ fn an_agent_that_obeys_old_epochs() {
     let bounds = Faults { all: 3, act: 1, command: 2, ..Faults::NONE };
     let mut setup = Setup::with("an agent that obeys old epochs", false, bounds, 0, Bug::ObeysOldEpochs);
     setup.draws = |world, what| match what {
-        Move::Switchover(_) => true,
-        Move::Twice(flight) => is_about(world, flight, &Action::Promote),
+        Move::Switchover(_) if world.spent.command == 0 => world.now == 0,
+        Move::Switchover(_) => world.spent.act == 1 && world.now <= 3,
+        Move::Twice(flight) => world.spent.command == 1 && is_about(world, flight, &Action::Promote),
         _ => false,
     };
     two_masters(&setup, shortest());

@@ -42,7 +42,7 @@ fn compare(setup: &Setup, states: usize, every: u128) -> usize {
             let print = after.print(setup);
             match known.get(&print) {
                 None => {
-                    known.insert(print, (print % every == 0).then(|| after.clone()));
+                    known.insert(print, print.is_multiple_of(every).then(|| after.clone()));
                     waiting.push_back(after);
                 }
                 Some(None) => {}

@@ -200,7 +200,7 @@ pub fn search(setup: &Setup, limits: Limits) -> Outcome {
                     }
                     counted.fetch_add(1, Ordering::Relaxed);
                     let way = way();
-                    if print as u32 % limits.calm_every == 0 && !calmed.contains(print) {
+                    if (print as u32).is_multiple_of(limits.calm_every) && !calmed.contains(print) {
                         let mut notes = Notes::default();
                         let end = world.clone().calm(setup, &mut notes, |print| !calmed.insert(print));
                         reached.fetch_or(notes.reached as usize, Ordering::Relaxed);
@@ -215,7 +215,7 @@ pub fn search(setup: &Setup, limits: Limits) -> Outcome {
             children
         };
         let children: Vec<Vec<Entry>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..limits.workers).map(|_| scope.spawn(&work)).collect();
+            let workers: Vec<_> = (0..limits.workers).map(|_| scope.spawn(work)).collect();
             workers.into_iter().map(|worker| worker.join().expect("a worker")).collect()
         });
         for entry in children.iter().flatten().filter(|_| limits.tells) {
