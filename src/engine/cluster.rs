@@ -1,6 +1,7 @@
 //! One cluster: what is known, what is believed, and what is under way.
 
 mod conduct;
+mod fingerprint;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -3,17 +3,20 @@
 //! Judging and explaining are one traversal, so that an explanation can never differ from the decision. Every
 //! branch is visited every time, because `for:` and windows must see every change below them.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, hash::Hasher, time::Duration};
 
 use super::{
     condition::{self, Answer, Context},
     view::{Stream, View},
 };
-use crate::model::{
-    ClusterPolicy, Condition, Explanation, Expr, MemberName, Observer, Outcome, Rule, SignalName, Time, Truth,
-    policy::{Observers, Subjects},
-    rule::{Count, ExprKind, Window},
-    time::human,
+use crate::{
+    failover::Print,
+    model::{
+        ClusterPolicy, Condition, Explanation, Expr, MemberName, Observer, Outcome, Rule, SignalName, Time, Truth,
+        policy::{Observers, Subjects},
+        rule::{Count, ExprKind, Window},
+        time::human,
+    },
 };
 
 /// What a rule remembers between judgements.
@@ -87,6 +90,19 @@ impl RuleState {
         let mut branches = 0;
         rule.when.walk(&mut |_| branches += 1);
         Self { truth: Truth::Unknown, since: now, slots: vec![Slot::default(); branches] }
+    }
+
+    pub(super) fn fingerprint<H: Hasher>(&self, print: &mut Print<'_, H>) {
+        print.plain(self.truth);
+        for slot in &self.slots {
+            print.perhaps(slot.true_since);
+            print.perhaps(slot.held_since);
+            print.count(slot.spans.len());
+            for (from, to) in &slot.spans {
+                print.moment(*from);
+                print.moment(*to);
+            }
+        }
     }
 
     /// Forgets everything that was held or counted.

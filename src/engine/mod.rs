@@ -17,6 +17,7 @@
 mod candidate;
 mod cluster;
 mod condition;
+mod fingerprint;
 mod guard;
 mod judge;
 mod operator;

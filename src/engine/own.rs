@@ -1,9 +1,12 @@
 //! The arbiter's knowledge of itself: whether it may trust its clock and its store, and how many clusters look
 //! dead at once.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, hash::Hasher, time::Duration};
 
-use crate::model::{ClusterName, IncidentId, Policy, Time, WallAnchor, policy::ArbiterPolicy};
+use crate::{
+    failover::Print,
+    model::{ClusterName, IncidentId, Policy, Time, WallAnchor, policy::ArbiterPolicy},
+};
 
 /// What all clusters share.
 #[derive(Clone, Debug)]
@@ -40,6 +43,16 @@ impl Own {
             written: VecDeque::new(),
             seed,
             next_persist: 0,
+        }
+    }
+
+    /// What was written down by the wall clock is counted by its age, wherever that is asked for.
+    pub(super) fn fingerprint<H: Hasher>(&self, now: Time, print: &mut Print<'_, H>) {
+        print.plain((&self.arbiter.name, self.store_lost.is_some(), self.not_leading.is_some()));
+        print.perhaps(self.tilt.as_ref().map(|(until, _)| *until));
+        for (at, cluster) in self.wants.iter().filter(|(at, _)| now.since(*at) <= self.arbiter.storm_within) {
+            print.plain(cluster);
+            print.moment(*at);
         }
     }
 

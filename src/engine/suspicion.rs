@@ -5,7 +5,9 @@
 //! fiction in bursts, so the deviation has a floor of a tenth of the period, and a rule that acts should not
 //! stand on phi alone.
 
-use std::time::Duration;
+use std::{hash::Hasher, time::Duration};
+
+use crate::failover::Print;
 
 /// The rhythm of one stream: exponentially weighted mean and variance of its gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -21,6 +23,10 @@ const NEWEST: f64 = 0.1;
 const GAPS_MIN: u32 = 5;
 
 impl Rhythm {
+    pub(super) fn fingerprint<H: Hasher>(&self, print: &mut Print<'_, H>) {
+        print.plain((self.gaps, self.mean_s.to_bits(), self.variance_s2.to_bits()));
+    }
+
     /// Takes note of one gap between two arrivals.
     pub(super) fn learn(&mut self, gap: Duration) {
         let gap_s = gap.as_secs_f64();

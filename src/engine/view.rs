@@ -3,6 +3,8 @@
 //! A stream is one signal as seen by one observer of one subject. Memory is bounded: streams exist only for
 //! observers and subjects that the policy names, and each keeps a fixed number of outcomes.
 
+mod fingerprint;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,

@@ -21,10 +21,12 @@
 //! its promotion starts. After that: forward, or held for a person. Nothing is un-fenced or un-promoted by itself.
 
 mod plan;
+mod print;
 mod saga;
 mod state;
 
 pub use plan::{World, deadline_of};
+pub use print::Print;
 pub(crate) use saga::frozen;
 pub use saga::{Opening, Saga, Steps};
 pub use state::SagaState;

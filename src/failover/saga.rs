@@ -1,8 +1,9 @@
 //! A saga under way: results in, log entries and acts out, and the incident's story on the side.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
 
 use super::{
+    Print,
     plan::{Next, Start, World, deadline_of},
     state::SagaState,
 };
@@ -222,6 +223,24 @@ impl Saga {
         let runs =
             unknown.into_iter().filter_map(|(number, action, member)| saga.run(now, number, action, &member)).collect();
         Some((saga, runs))
+    }
+
+    /// Feeds all of it that decides what comes next.
+    pub fn fingerprint<H: Hasher>(&self, print: &mut Print<'_, H>) {
+        self.state.fingerprint(print);
+        print.incident(&self.incident);
+        print.plain((&self.policy.name, self.log_len));
+        print.count(self.running.len());
+        for (number, running) in &self.running {
+            print.plain((number, running.deadline));
+            print.perhaps(running.lost);
+        }
+        print.count(self.delays.len());
+        for (action, member, until) in &self.delays {
+            print.plain((action, member));
+            print.moment(*until);
+        }
+        print.perhaps(self.follow_until);
     }
 
     /// What the log says.

@@ -1,7 +1,8 @@
 //! What a saga's log says: a fold, nothing else.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, hash::Hasher, time::Duration};
 
+use super::Print;
 use crate::model::{
     Action, Epoch, FenceVerdict, MemberName, Operator, Proof, StepResult,
     policy::FailoverPolicy,
@@ -402,6 +403,21 @@ impl SagaState {
             }
             Some(StepResult::Failed(_)) if claimed == Proof::ReadBack => Proof::Claim,
             _ => claimed,
+        }
+    }
+
+    /// Feeds all of it that decides what comes next.
+    pub(super) fn fingerprint<H: Hasher>(&self, print: &mut Print<'_, H>) {
+        print.plain((self.kind, self.epoch, &self.old_primary, &self.candidate, self.last_position));
+        print.plain((self.overrides.accept_loss, self.round, self.sealing_from, &self.given_up, self.promoted));
+        print.plain((self.confirmed_by.is_some(), self.abort_requested.is_some(), self.abandoned));
+        print.plain((self.held.is_some(), self.followed, self.aborted, self.resolved));
+        print.count(self.acts.len());
+        for (number, act) in &self.acts {
+            print.plain((number, &act.action, &act.member, act.begun_at, act.ended_at, act.result.is_some()));
+            if let Some(result) = &act.result {
+                print.result(result);
+            }
         }
     }
 }

@@ -90,6 +90,13 @@ impl Voter {
         self.older_until.since(now)
     }
 
+    /// How long a lease of the sealed epoch may yet run, by this voter's count; `None`: it granted none since it sealed, or
+    /// started.
+    #[must_use]
+    pub fn current_runs_for(&self, now: Mono) -> Option<Duration> {
+        self.current_until.map(|until| until.since(now))
+    }
+
     /// An arbiter's seal: refuse older epochs for ever. A smaller epoch than the sealed one changes nothing.
     pub fn seal(&mut self, epoch: Epoch) {
         if epoch > self.memory.sealed {
