@@ -304,10 +304,10 @@ impl World<'_> {
             Notice::IncidentUpdated(incident) => self.checks.told(incident),
             _ => {}
         }
-        if self.story.is_some() {
-            if let Some(text) = super::run::words_of(notice) {
-                self.tell_host(arbiter, &text);
-            }
+        if self.story.is_some()
+            && let Some(text) = super::run::words_of(notice)
+        {
+            self.tell_host(arbiter, &text);
         }
     }
 

@@ -504,7 +504,7 @@ impl Schedule {
     /// What that seed gives: up to six faults within some seconds, most of which pass by themselves.
     #[must_use]
     pub fn random(setting: &Setting, seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5eed_0f_a_fa_11);
+        let mut random = Random::new(seed ^ 0x5eed_0fa1);
         let wait = u64::try_from(setting.longest_wait().as_nanos()).unwrap_or(SEC).min(60 * SEC);
         let span = 2 * SEC + wait + random.within(0, 2 * SEC);
         let count = 1 + random.index(6);

@@ -16,6 +16,7 @@ impl Cluster {
         self.view.fingerprint(print);
         self.rules.iter().for_each(|rule| rule.fingerprint(print));
         print.plain((self.verdict, &self.deciding_rule, self.set_back, self.conflict.is_some(), self.is_dirty));
+        print.plain((self.is_opened_now, self.takes_opening_back));
         print.count(self.fence_health.len());
         for (place, (at, health)) in &self.fence_health {
             print.plain((place, health.usable));
