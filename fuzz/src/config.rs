@@ -78,12 +78,17 @@ fn check_config(text: &str, config: &Config) {
     assert_eq!(&back, policy, "kept with an incident it means something else");
     let _ = lint::lint(config);
     for cluster in policy.clusters.values() {
-        for action in [Action::Fence { level: 0, method: 0 }, Action::AwaitLease, Action::CatchUp { upto: None, exact_from: None }] {
+        for action in [
+            Action::Fence { level: 0, method: 0 },
+            Action::AwaitLease,
+            Action::CatchUp { upto: None, exact_from: None },
+        ] {
             let _ = deadline_of(&action, cluster);
         }
     }
     let now = Time::from_millis(1_000_000);
-    let mut engine = Engine::new(now, WallAnchor { boot: now, unix_ms: 1_700_000_000_000 }, 1, policy.clone(), Recovered::default());
+    let mut engine =
+        Engine::new(now, WallAnchor { boot: now, unix_ms: 1_700_000_000_000 }, 1, policy.clone(), Recovered::default());
     for _ in 0..3 {
         while engine.poll_effect().is_some() {}
         let Some(next) = engine.poll_timeout() else { break };

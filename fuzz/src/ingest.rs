@@ -72,7 +72,12 @@ fn ask(house: &mut House, route: &str, who: &str, body: &[u8]) -> bool {
     if !status.is_success() {
         let text = json["error"].as_str().unwrap_or_default();
         assert!(!text.is_empty(), "{place}: refused without a word: {json}");
-        assert!(answer.len() < 8 * body.len() + 4_096, "{place}: an answer of {} bytes to {}", answer.len(), body.len());
+        assert!(
+            answer.len() < 8 * body.len() + 4_096,
+            "{place}: an answer of {} bytes to {}",
+            answer.len(),
+            body.len()
+        );
     }
     // Who is nobody is told so, and nothing else happens.
     if who.is_empty() || who == "nobody" {
@@ -97,7 +102,8 @@ fn ask(house: &mut House, route: &str, who: &str, body: &[u8]) -> bool {
     // A number counts once in its session.
     let is_numbered = |body: &Value| body["session"].is_u64() && body["seq"].is_u64();
     let is_pushed = route == "/v1/heartbeat" || route == "/v1/arrivals";
-    if is_pushed && status == StatusCode::OK && serde_json::from_slice(body).is_ok_and(|body: Value| is_numbered(&body)) {
+    if is_pushed && status == StatusCode::OK && serde_json::from_slice(body).is_ok_and(|body: Value| is_numbered(&body))
+    {
         let (again, _) = house.answer(request(route, who, body));
         assert_eq!(again.status(), StatusCode::CONFLICT, "{place}: taken twice");
         assert!(house.take_seen().is_empty());

@@ -40,7 +40,10 @@ pub fn run(input: &[u8]) -> Reached {
             None => Reached::Refused,
         },
         1 => match entries(draw.rest()) {
-            Some(log) => go_on(one_incident(ClusterState { cluster: "orders".into(), ..ClusterState::default() }, log), &mut Draw::new(&[])),
+            Some(log) => go_on(
+                one_incident(ClusterState { cluster: "orders".into(), ..ClusterState::default() }, log),
+                &mut Draw::new(&[]),
+            ),
             None => Reached::Refused,
         },
         _ => {
@@ -277,10 +280,7 @@ pub fn one_incident(state: ClusterState, log: Vec<LogEntry>) -> Recovered {
         rejoin: None,
         acknowledged: None,
     };
-    Recovered {
-        clusters: vec![state],
-        open: vec![OpenIncident { incident, policy: CONFIG.policy.clone(), log }],
-    }
+    Recovered { clusters: vec![state], open: vec![OpenIncident { incident, policy: CONFIG.policy.clone(), log }] }
 }
 
 // ---- going on ------------------------------------------------------------------------------------------------------------
@@ -345,7 +345,8 @@ impl Judge {
         assert!(!self.stopped.contains(cluster), "{run:?}: something is done where nothing may be");
         assert!(self.handed_out.insert(run.token.clone()), "{run:?}: handed out twice in one life");
         let log = self.logs.get(&run.token.incident).expect("an act of an incident that was written down");
-        let is_begun = log.iter().any(|entry| matches!(entry, LogEntry::Started { act, .. } if *act == run.token.number));
+        let is_begun =
+            log.iter().any(|entry| matches!(entry, LogEntry::Started { act, .. } if *act == run.token.number));
         assert!(is_begun, "{run:?}: it is not written down that it begins");
         if run.action != Action::Promote || self.promoting.contains(&run.token.incident) {
             return;
@@ -454,14 +455,25 @@ fn happen(engine: &mut Engine, now: Time, turn: usize, draw: &mut Draw<'_>) {
     }
     let reason = || "so it is".to_owned();
     let command = match draw.byte() {
-        1 => Command::Failover { cluster: cluster(), to: None, reason: reason(), accept_loss: true, skip_guards: Vec::new() },
+        1 => Command::Failover {
+            cluster: cluster(),
+            to: None,
+            reason: reason(),
+            accept_loss: true,
+            skip_guards: Vec::new(),
+        },
         2 => Command::Continue { cluster: cluster(), accept_loss: draw.flag() },
         3 => Command::Abort { cluster: cluster() },
         4 => Command::FenceConfirm { cluster: cluster(), checked: "it is off".into() },
         5 => Command::Adopt { cluster: cluster(), primary: member(draw), reason: reason() },
         6 => Command::Rejoin { cluster: cluster(), member: member(draw) },
         7 => Command::Switchover { cluster: cluster(), to: None, reason: reason(), skip_guards: Vec::new() },
-        8 => Command::Pause { cluster: None, owner: String::new(), reason: reason(), for_: Some(Duration::from_millis(draw.number())) },
+        8 => Command::Pause {
+            cluster: None,
+            owner: String::new(),
+            reason: reason(),
+            for_: Some(Duration::from_millis(draw.number())),
+        },
         9 => Command::Resume { cluster: None },
         _ => return,
     };

@@ -57,11 +57,8 @@ pub(super) fn lease() -> LeasePolicy {
 pub(super) fn setup(me: usize) -> Setup {
     let is_member = |name: &str| matches!(name, "a" | "b");
     let parties = NAMES.iter().enumerate().map(|(index, name)| {
-        let peer = PeerSetup {
-            public_key: key_of(index).public().0,
-            address: address(index),
-            is_arbiter: *name == "arbiter",
-        };
+        let peer =
+            PeerSetup { public_key: key_of(index).public().0, address: address(index), is_arbiter: *name == "arbiter" };
         ((*name).into(), peer)
     });
     let name = NAMES[me];

@@ -235,7 +235,9 @@ impl World {
         self.said = None;
         self.party.handle(self.now, input);
         self.drain();
-        if draw.flag() && let Some(id) = self.ordered.first().cloned() {
+        if draw.flag()
+            && let Some(id) = self.ordered.first().cloned()
+        {
             let result = DeedResult::Ended(Box::new(StepResult::Done(Done::new("done"))));
             self.party.handle(self.now, Input::Answered { id, result });
             self.drain();
@@ -279,7 +281,11 @@ impl World {
                 challenge: draw.number(),
                 reaches: vec!["arbiter".into()],
                 one_way: Vec::new(),
-                members: vec![(cluster, "a".into(), MemberReport { epoch: Epoch(draw.number()), ..MemberReport::default() })],
+                members: vec![(
+                    cluster,
+                    "a".into(),
+                    MemberReport { epoch: Epoch(draw.number()), ..MemberReport::default() },
+                )],
                 nodes: Vec::new(),
             })),
             5 => Body::BeatHeard { seq: draw.number() },
@@ -291,7 +297,12 @@ impl World {
                 safety,
             }),
             7 => Body::Granted { cluster, epoch: Epoch(draw.number()), request: draw.number() },
-            8 => Body::Refused { cluster, request: draw.number(), sealed: Epoch(draw.number()), why: GrantRefusal::Sealed },
+            8 => Body::Refused {
+                cluster,
+                request: draw.number(),
+                sealed: Epoch(draw.number()),
+                why: GrantRefusal::Sealed,
+            },
             9 => Body::Seal { cluster, epoch: Epoch(draw.number()), safety },
             10 => Body::Sealed { cluster, epoch: Epoch(draw.number()), wait: Duration::from_millis(draw.number()) },
             11 => Body::Answer {
@@ -326,7 +337,10 @@ impl World {
                     assert!(until.is_none_or(|until| until <= bound), "a gate stays open beyond the lease: {until:?}");
                 }
                 Output::Ordered(order) => {
-                    assert!(matches!(&self.said, Some((0, Body::Order(said))) if **said == *order), "{order:?}: nobody ordered it");
+                    assert!(
+                        matches!(&self.said, Some((0, Body::Order(said))) if **said == *order),
+                        "{order:?}: nobody ordered it"
+                    );
                     assert!(self.challenges.contains(&order.challenge), "{order:?}: not a challenge of ours");
                     assert!(order.epoch >= self.sealed, "{order:?}: epoch {} is sealed", self.sealed);
                     assert!(self.ordered.insert(order.id.clone()), "{order:?}: handed out twice");

@@ -132,7 +132,8 @@ fn go_on(dir: &Path, file: &Path, expected: &Expected, before: &[Vec<u8>], begin
     let mut bytes = fs::read(&path).expect("it can be read");
     let mut new = Vec::new();
     for sequence in next..next + 2 {
-        let entry = Entry { epoch, sequence, number: 1, time_ms: 1, kind: EntryKind::Message, sender: "s", payload: b"new" };
+        let entry =
+            Entry { epoch, sequence, number: 1, time_ms: 1, kind: EntryKind::Message, sender: "s", payload: b"new" };
         let mut one = Vec::new();
         entry.write(&mut one);
         bytes.extend_from_slice(&one);
@@ -373,7 +374,9 @@ fn damaged(dir: &Path, draw: &mut Draw<'_>) -> Reached {
     }
     check_prefix(&whole, &left, false);
     match must_be_said {
-        Some(true) => assert!(matches!(error, Some(ReadError::Corrupt { .. })), "damage before the end is not said: {error:?}"),
+        Some(true) => {
+            assert!(matches!(error, Some(ReadError::Corrupt { .. })), "damage before the end is not said: {error:?}")
+        }
         Some(false) => assert!(error.is_none(), "a torn end is no damage: {error:?}"),
         None => {}
     }

@@ -48,10 +48,9 @@ pub fn run(input: &[u8]) -> Reached {
     assert!(bytes.starts_with(&whole), "the frames are not those that came");
     match end {
         None => assert_eq!(whole.len(), bytes.len(), "bytes were left, and it is said that none were"),
-        Some(kind) => assert!(
-            matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
-            "it ends with {kind}"
-        ),
+        Some(kind) => {
+            assert!(matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "it ends with {kind}")
+        }
     }
     let mut is_taken = false;
     for frame in &frames {

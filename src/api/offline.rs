@@ -18,12 +18,7 @@ pub struct Offline {
 impl Offline {
     /// Ready to answer. Its replays, sessions and rates are its own.
     #[must_use]
-    pub fn new(
-        options: Options,
-        handle: Handle,
-        receipts: Arc<dyn CanaryReceipts>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(options: Options, handle: Handle, receipts: Arc<dyn CanaryReceipts>, metrics: Arc<Metrics>) -> Self {
         let shared = Arc::new(Shared::new(options, handle, receipts, metrics));
         Self { router: routes::router(&shared), beats: Listener::new(shared) }
     }

@@ -467,7 +467,8 @@ fn moments_at_the_ends_of_time_are_only_long_ago_or_far_off() {
             ..ClusterState::default()
         };
         let recovered = Recovered { clusters: vec![state], open: Vec::new() };
-        for anchor in [WallAnchor { boot: now, unix_ms: 1_700_000_000_000 }, WallAnchor { boot: now, unix_ms: -1_000 }] {
+        for anchor in [WallAnchor { boot: now, unix_ms: 1_700_000_000_000 }, WallAnchor { boot: now, unix_ms: -1_000 }]
+        {
             let engine = Engine::new(now, anchor, 1, policy(vec![full(&["a", "b"])]), recovered.clone());
             let why_not = engine.why_not(now, &"orders".into()).unwrap();
             let paused = why_not.guards.iter().any(|guard| guard.guard == Guard::Paused && guard.blocks);

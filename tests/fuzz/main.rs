@@ -115,9 +115,8 @@ impl Random {
 }
 
 /// Words at which parsers err.
-const WORDS: [&str; 12] = [
-    "-1", "18446744073709551615", "1e308", "null", "\"\"", "{}", "[]", "\u{0}", "\r\n", "0.1", "\\ud800", "\u{feff}",
-];
+const WORDS: [&str; 12] =
+    ["-1", "18446744073709551615", "1e308", "null", "\"\"", "{}", "[]", "\u{0}", "\r\n", "0.1", "\\ud800", "\u{feff}"];
 
 fn mutated(inputs: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let mut input = inputs[random.below(inputs.len())].clone();

@@ -69,12 +69,19 @@ fn controls() -> Vec<Seed> {
         (
             "control",
             "command-failover",
-            of(1, json!({ "command": "failover", "cluster": "orders", "reason": "it is dead", "skip_guards": ["cooldown"] })),
+            of(
+                1,
+                json!({ "command": "failover", "cluster": "orders", "reason": "it is dead", "skip_guards": ["cooldown"] }),
+            ),
         ),
         ("control", "fence-test", of(2, json!({ "member": "redis-a" }))),
         ("control", "relay-promote", of(3, json!({ "ask": "promote", "epoch": 7, "within_ms": 1000 }))),
         ("control", "relay-hello", of(4, json!({ "hello": "node", "name": "n", "after": 7, "epoch": 3 }))),
-        ("control", "relay-refusal", of(6, json!({ "why": { "too_far_behind": { "oldest": 9 } }, "detail": "", "epoch": 1 }))),
+        (
+            "control",
+            "relay-refusal",
+            of(6, json!({ "why": { "too_far_behind": { "oldest": 9 } }, "detail": "", "epoch": 1 })),
+        ),
         ("control", "no-json", b"\x00{".to_vec()),
     ]
 }
@@ -117,7 +124,15 @@ fn ingests() -> Vec<Seed> {
         ("ingest", "until-dead", until_dead.join(&0xff)),
         ("ingest", "commands", commands.join(&0xff)),
         ("ingest", "strangers", strangers.join(&0xff)),
-        ("ingest", "an-age-without-end", ask(arrivals, nodes, json!({ "cluster": "orders", "node": "node-1", "received": 1, "last_age_ms": 1.8e22 }))),
+        (
+            "ingest",
+            "an-age-without-end",
+            ask(
+                arrivals,
+                nodes,
+                json!({ "cluster": "orders", "node": "node-1", "received": 1, "last_age_ms": 1.8e22 }),
+            ),
+        ),
     ]
 }
 
@@ -127,7 +142,8 @@ fn jolokias() -> Vec<Seed> {
         json!([{ "status": 200, "value": read_only },
                { "status": 200, "value": ["http://10.0.0.2:7200/repositories/r"] }])
     };
-    let error = json!({ "status": 404, "error_type": "javax.management.InstanceNotFoundException", "error": "no such bean" });
+    let error =
+        json!({ "status": 404, "error_type": "javax.management.InstanceNotFoundException", "error": "no such bean" });
     vec![
         ("jolokia", "a-primary", of(0, answer(json!(false)))),
         ("jolokia", "a-standby", of(0, answer(json!(true)))),
@@ -200,7 +216,8 @@ fn journals() -> Vec<Seed> {
 
 fn meshes() -> Vec<Seed> {
     let message = |body: Body| {
-        let message = Message { from: "arbiter".into(), from_life: Life(1), to: "a".into(), to_life: Life(77), seq: 3, body };
+        let message =
+            Message { from: "arbiter".into(), from_life: Life(1), to: "a".into(), to_life: Life(77), seq: 3, body };
         serde_json::to_vec(&message).unwrap()
     };
     let order = Body::Order(Box::new(DeedOrder {
@@ -236,7 +253,8 @@ fn meshes() -> Vec<Seed> {
     .concat();
     // The arbiter: a beat of `a`, a seal that two answer, an order.
     let beat = [1, 2, 0, 1, 4, 9, 1];
-    let sealing = [&[0, 0][..], &beat, &[0, 11, 4, 5, 0], &[1, 2, 0, 1, 10, 5, 0], &[2, 2, 0, 1, 10, 5, 0], &[1, 0, 60]].concat();
+    let sealing =
+        [&[0, 0][..], &beat, &[0, 11, 4, 5, 0], &[1, 2, 0, 1, 10, 5, 0], &[2, 2, 0, 1, 10, 5, 0], &[1, 0, 60]].concat();
     // Only what must be refused.
     let forged = [&[1, 0xff][..], &[0, 6, 0, 1, 12, 1, 0, 1, 0, 0, 1, 200, 0, 0], &[0, 10, 0, 0, 1, 2, 3]].concat();
     vec![
@@ -257,7 +275,11 @@ fn redises() -> Vec<Seed> {
                    master_last_io_seconds_ago:1\r\nslave_read_repl_offset:9\r\nslave_repl_offset:9\r\nslave_priority:100\r\n";
     let of = |choice: u8, bytes: &[u8]| [&[choice], bytes].concat();
     vec![
-        ("redis", "replies", of(0, b"+PONG\r\n$3\r\nabc\r\n*2\r\n$1\r\na\r\n:5\r\n-READONLY You can't write\r\n$-1\r\n*0\r\n")),
+        (
+            "redis",
+            "replies",
+            of(0, b"+PONG\r\n$3\r\nabc\r\n*2\r\n$1\r\na\r\n:5\r\n-READONLY You can't write\r\n$-1\r\n*0\r\n"),
+        ),
         ("redis", "errors", of(0, b"-ERR a\nb\r\n-\r\n*1\r\n-LOADING x\r\n:x\r\n$1\r\nab\r\n")),
         ("redis", "deep", of(0, "*1\r\n".repeat(12).as_bytes())),
         ("redis", "too-long", of(2, b"$65\r\n")),
@@ -293,8 +315,15 @@ fn wals() -> Vec<Seed> {
     let mut segment = vec![0; 49];
     (segment[16], segment[24]) = (1, 1);
     for sequence in 1..=3 {
-        let entry =
-            Entry { epoch: 1, sequence, number: sequence, time_ms: 1, kind: EntryKind::Message, sender: "s", payload: b"x" };
+        let entry = Entry {
+            epoch: 1,
+            sequence,
+            number: sequence,
+            time_ms: 1,
+            kind: EntryKind::Message,
+            sender: "s",
+            payload: b"x",
+        };
         entry.write(&mut segment);
     }
     let torn = segment[..segment.len() - 5].to_vec();
