@@ -46,6 +46,7 @@ mod health;
 mod ingest;
 pub mod limit;
 mod listen;
+mod offline;
 mod replay;
 mod routes;
 mod tls;
@@ -53,6 +54,7 @@ mod udp;
 mod watch;
 
 pub use limit::Limits;
+pub use offline::Offline;
 
 use auth::AccessTable;
 
@@ -129,6 +131,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(options: Options, handle: Handle, receipts: Arc<dyn CanaryReceipts>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            access: ArcSwap::from_pointee(AccessTable::new(handle.config())),
+            waiters: Arc::new(Semaphore::new(options.limits.waiters)),
+            clock: Stopwatch::start(),
+            status: health::StatusCache::default(),
+            replays: replay::Replays::default(),
+            stopping: CancellationToken::new(),
+            handle,
+            receipts,
+            metrics,
+            options,
+        }
+    }
+
     /// The identities of the configuration in force.
     fn access(&self) -> Arc<AccessTable> {
         let (config, table) = (self.handle.config(), self.access.load_full());
@@ -183,19 +200,8 @@ pub async fn serve_with(
         socket: arbiter.socket.clone(),
         tasks: TaskTracker::new(),
     };
-    let stopping = CancellationToken::new();
-    let shared = Arc::new(Shared {
-        access: ArcSwap::from_pointee(AccessTable::new(Arc::clone(&config))),
-        waiters: Arc::new(Semaphore::new(options.limits.waiters)),
-        clock: Stopwatch::start(),
-        status: health::StatusCache::default(),
-        replays: replay::Replays::default(),
-        stopping: stopping.clone(),
-        handle,
-        receipts,
-        metrics,
-        options,
-    });
+    let shared = Arc::new(Shared::new(options, handle, receipts, metrics));
+    let stopping = shared.stopping.clone();
     let router = routes::router(&shared);
     let tasks = running.tasks.clone();
     if let Some(listener) = http {

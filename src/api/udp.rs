@@ -115,7 +115,7 @@ struct Counters {
     refused: [(IntCounter, Throttle); Refused::ALL.len()],
 }
 
-struct Listener {
+pub(super) struct Listener {
     shared: Arc<Shared>,
     access: Arc<AccessTable>,
     clusters: HashMap<ClusterName, ClusterBeats>,
@@ -128,7 +128,7 @@ struct Listener {
 }
 
 impl Listener {
-    fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let refused = Refused::ALL
             .map(|reason| (shared.metrics.rejected.with_label_values(&["udp", reason.as_str()]), Throttle::new()));
         let taken = shared.metrics.ingested.with_label_values(&["udp", "heartbeat"]);
@@ -144,6 +144,14 @@ impl Listener {
         };
         new.rebuild();
         new
+    }
+
+    /// Takes one datagram for itself, and hands on at once what it told.
+    pub(super) fn take_now(&mut self, datagram: &[u8]) -> Option<[u8; ECHO_LEN]> {
+        self.refresh();
+        let echo = self.take(self.shared.clock.elapsed(), datagram);
+        self.flush();
+        echo
     }
 
     /// Follows a reload. Sessions live on, so that what was recorded before it cannot be replayed after it.

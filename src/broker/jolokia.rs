@@ -166,7 +166,7 @@ impl JolokiaBroker {
                     let wanted = alive.describe(&self.words(target, None));
                     Err(Failure::new(
                         FailureKind::WrongAnswer,
-                        format!("{} is {value}, wanted: {wanted}", alive.attribute),
+                        format!("{} is {}, wanted: {wanted}", alive.attribute, shown(&value)),
                     ))
                 }
             }
@@ -186,25 +186,31 @@ impl JolokiaBroker {
         }
     }
 
-    /// Role, position and link in one request, so that they belong together.
-    async fn role(&self, target: &Target, limit: Duration) -> Result<RoleReport, Failure> {
+    /// What is asked to learn a member's role: role, position and links in one request, so that they belong together.
+    #[must_use]
+    pub fn questions_of_role(&self, target: &Target) -> Vec<Request> {
+        let Some(primary) = &self.config.primary else { return Vec::new() };
+        let position = self.config.position.as_ref();
+        let mut requests = vec![self.read_of(target, primary, None)];
+        requests.extend(position.map(|read| self.words(target, None).read(read, &self.mbean_at(target))));
+        if let Some(link) = &self.config.link {
+            requests.extend(self.others(target).iter().map(|other| self.read_of(target, link, Some(other))));
+        }
+        requests
+    }
+
+    /// What the answers to [`Self::questions_of_role`] tell, given in the same order.
+    ///
+    /// # Errors
+    /// The role cannot be told. What else cannot be read is only not known.
+    pub fn role_of(&self, target: &Target, answers: Vec<Result<Value, Failure>>) -> Result<RoleReport, Failure> {
         let Some(primary) = &self.config.primary else { return Err(not_written("primary")) };
         let others = self.others(target);
-        let mut requests = vec![self.read_of(target, primary, None)];
-        requests.extend(
-            self.config.position.as_ref().map(|read| self.words(target, None).read(read, &self.mbean_at(target))),
-        );
-        let first_link = requests.len();
-        if let Some(link) = &self.config.link {
-            requests.extend(others.iter().map(|other| self.read_of(target, link, Some(other))));
-        }
-        let mut answers = self.door.ask_all(target, &requests, limit).await?;
-        let links = answers.split_off(first_link);
         let mut answers = answers.into_iter();
         let says = answers.next().unwrap_or(Ok(Value::Null))?;
         let is_primary = primary.is_met(&says, &self.words(target, None));
-        // What cannot be read is not known; the role is told all the same.
-        let position = answers.next().and_then(Result::ok).as_ref().and_then(number);
+        let position = self.config.position.as_ref().and_then(|_| answers.next()?.ok()).as_ref().and_then(number);
+        let links: Vec<_> = answers.collect();
         let link_up = self.config.link.as_ref().filter(|_| !is_primary && !links.is_empty()).and_then(|link| {
             let known: Vec<bool> = others
                 .iter()
@@ -222,6 +228,11 @@ impl JolokiaBroker {
             epoch: None,
             priority: None,
         })
+    }
+
+    async fn role(&self, target: &Target, limit: Duration) -> Result<RoleReport, Failure> {
+        let answers = self.door.ask_all(target, &self.questions_of_role(target), limit).await?;
+        self.role_of(target, answers)
     }
 
     /// Whether the link to any other is up.
@@ -380,8 +391,12 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 fn not_a_position(value: &Value) -> Failure {
-    let seen: String = value.to_string().chars().take(80).collect();
-    Failure::new(FailureKind::Parse, format!("`position` reads {seen}, which is no whole number"))
+    Failure::new(FailureKind::Parse, format!("`position` reads {}, which is no whole number", shown(value)))
+}
+
+/// A value for words: an attribute may be as long as an answer.
+fn shown(value: &Value) -> String {
+    value.to_string().chars().take(80).collect()
 }
 
 fn not_written(what: &str) -> Failure {

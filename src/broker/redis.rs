@@ -36,8 +36,9 @@ use crate::{
 mod acts;
 mod connection;
 mod fence;
-mod info;
+pub mod info;
 mod listen;
+pub mod reply;
 mod tail;
 
 use connection::{Connection, Door};

@@ -174,7 +174,17 @@ impl Cluster {
     }
 
     pub(super) fn take_up(&mut self, now: Time, open: &OpenIncident, own: &mut Own) {
-        let Some((saga, runs)) = Saga::recover(now, open) else { return };
+        let Some((saga, runs)) = Saga::recover(now, open) else {
+            // What it had begun is not known, a fence or a promotion perhaps: whatever is done now may be the second half
+            // of a split.
+            let id = &open.incident.id;
+            self.conflict = Some(format!(
+                "incident {id} is open, and its log was written by no saga: nothing can be said of what it did. Restore the \
+                 store from a backup, or begin with an empty one and say who is primary: `coroner adopt`"
+            ));
+            self.is_dirty = true;
+            return;
+        };
         let incident = saga.incident.clone();
         self.saga = Some(saga);
         let before = self.state.clone();

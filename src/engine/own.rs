@@ -116,7 +116,10 @@ impl Own {
     pub(super) fn wall_left(&self, now: Time, unix_ms: i64) -> Option<Duration> {
         let left = match self.written(unix_ms) {
             Some(at) => at.since(now),
-            None => Duration::from_millis(u64::try_from(unix_ms - self.anchor.unix_ms_at(now)).unwrap_or(0)),
+            None => {
+                let left_ms = unix_ms.saturating_sub(self.anchor.unix_ms_at(now));
+                Duration::from_millis(u64::try_from(left_ms).unwrap_or(0))
+            }
         };
         (!left.is_zero()).then_some(left)
     }
@@ -126,7 +129,7 @@ impl Own {
         if let Some(at) = self.written(unix_ms) {
             return now.since(at);
         }
-        let age_ms = self.anchor.unix_ms_at(now) - unix_ms;
+        let age_ms = self.anchor.unix_ms_at(now).saturating_sub(unix_ms);
         Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }
 

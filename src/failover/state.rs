@@ -119,12 +119,21 @@ impl SagaState {
         })
     }
 
-    /// The state after a whole log. `None` if the log does not begin with `Opened`.
+    /// The state after a whole log. `None` if no saga has written it: it does not begin with `Opened`, opens twice, or leaves
+    /// out the number of an act.
     #[must_use]
     pub fn from_log(log: &[LogEntry]) -> Option<Self> {
         let (first, rest) = log.split_first()?;
         let mut state = Self::from_first(first)?;
         for entry in rest {
+            let may_follow = match entry {
+                LogEntry::Opened { .. } => false,
+                LogEntry::Started { act, .. } => *act == state.next_act(),
+                _ => true,
+            };
+            if !may_follow {
+                return None;
+            }
             state.apply(entry);
         }
         Some(state)

@@ -25,7 +25,7 @@ mod segment;
 mod server;
 mod shared;
 mod table;
-mod wire;
+pub mod wire;
 mod writer;
 
 pub use apart::{Part, Report};

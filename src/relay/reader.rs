@@ -18,6 +18,7 @@ use std::{
 use super::{
     entry::{Bad, Entry, EntryKind, MAX_ENTRY, u32_at, u64_at},
     segment::{self, Segment, Span, history, list},
+    writer::cut,
 };
 use crate::sys::clock::Stopwatch;
 
@@ -111,7 +112,7 @@ impl Reader {
         };
         reader.look()?;
         let oldest = segment::oldest(&reader.spans);
-        if after + 1 < oldest {
+        if after.saturating_add(1) < oldest {
             return Err(ReadError::TooFarBehind { oldest });
         }
         Ok(reader)
@@ -268,8 +269,21 @@ impl Reader {
         }
     }
 
-    /// Where a torn end begins, and how long the file is, if the reader stands before one.
-    pub(super) fn torn(&self) -> io::Result<Option<(PathBuf, u64)>> {
+    /// Cuts the torn end before which the reader stands, durably: of which file, and where. Only for whoever alone writes in
+    /// this epoch, and does not write now: to everybody else a torn end may be an entry that is just being written.
+    ///
+    /// # Errors
+    /// The storage; it may have been cut all the same.
+    pub fn cut_torn(&self) -> io::Result<Option<(PathBuf, u64)>> {
+        let torn = self.torn()?;
+        if let Some((path, length)) = &torn {
+            cut(path, *length)?;
+        }
+        Ok(torn)
+    }
+
+    /// Where a torn end begins, if the reader stands before one.
+    fn torn(&self) -> io::Result<Option<(PathBuf, u64)>> {
         let Some(open) = &self.open else { return Ok(None) };
         let at = open.offset + open.used as u64;
         Ok((open.file.metadata()?.len() > at).then(|| (open.segment.path.clone(), at)))

@@ -20,6 +20,8 @@ const MAGIC: &[u8; 8] = b"CRNWAL01";
 /// Magic, length, checksum.
 const HEAD: usize = 16;
 const MAX_HEADER: usize = HEAD + 33 + MAX_NAME;
+/// No log gets so far, at any rate. So no sequence within a segment comes near the end of the numbers.
+const LAST_FIRST: u64 = u64::MAX / 2;
 
 /// Where an epoch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl Header {
             begins: Begins { epoch: u64_at(rest, 16)?, after: u64_at(rest, 24)? },
             member: std::str::from_utf8(rest.get(33..)?).ok()?.to_owned(),
         };
-        Some((header, end))
+        (1..=LAST_FIRST).contains(&header.first).then_some((header, end))
     }
 }
 

@@ -16,9 +16,9 @@ pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// The longest name of a sender or a node, bytes.
 pub const MAX_NAME: usize = 64;
 /// The largest frame, kind and body, bytes.
-pub(super) const MAX_FRAME: usize = 1024 * 1024;
+pub const MAX_FRAME: usize = 1024 * 1024;
 /// The largest first frame: whoever has not said who it is gets no memory.
-pub(super) const MAX_FIRST_FRAME: usize = 4 * 1024;
+pub const MAX_FIRST_FRAME: usize = 4 * 1024;
 /// How much a batch collects before it is sent, bytes.
 pub(super) const BATCH: usize = 256 * 1024;
 /// How much is asked of the socket at once.
@@ -27,7 +27,7 @@ const READ: usize = 64 * 1024;
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub enum Kind {
     /// Who comes. JSON.
     Hello = 1,
     /// It may stay. JSON.
@@ -68,7 +68,7 @@ impl Kind {
 /// Who comes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "hello", rename_all = "snake_case")]
-pub(super) enum Hello {
+pub enum Hello {
     /// Somebody who sends messages.
     Sender {
         /// The first half of the idempotency key.
@@ -91,24 +91,24 @@ pub(super) enum Hello {
 
 /// It may stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Welcome {
+pub struct Welcome {
     /// The relay's name.
-    pub(super) name: String,
+    pub name: String,
     /// The epoch in which it is primary.
-    pub(super) epoch: u64,
+    pub epoch: u64,
     /// Sender: its last number that is in the log. Node: the sequence after which it gets entries.
-    pub(super) last: u64,
+    pub last: u64,
 }
 
 /// It may not stay. The connection ends after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// Why.
-    pub(super) why: Why,
+    pub why: Why,
     /// In words.
-    pub(super) detail: String,
+    pub detail: String,
     /// The largest epoch that the relay has seen.
-    pub(super) epoch: u64,
+    pub epoch: u64,
 }
 
 /// Why a sender or a node was sent away.
@@ -156,14 +156,19 @@ impl From<Reason> for Why {
 
 /// A frame that came.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
-    pub(super) kind: Kind,
-    pub(super) body: Bytes,
+pub struct Frame {
+    /// What it is.
+    pub kind: Kind,
+    /// What it says.
+    pub body: Bytes,
 }
 
 impl Frame {
     /// Reads its body as JSON.
-    pub(super) fn json<T: DeserializeOwned>(&self) -> io::Result<T> {
+    ///
+    /// # Errors
+    /// It is none, or says something else.
+    pub fn json<T: DeserializeOwned>(&self) -> io::Result<T> {
         serde_json::from_slice(&self.body)
             .map_err(|e| bad(format!("a {:?} frame with a body that is none: {e}", self.kind)))
     }
@@ -174,14 +179,18 @@ pub(super) fn bad(text: impl Into<String>) -> io::Error {
 }
 
 /// A whole frame.
-pub(super) fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
     let mut out = begin(kind, body.len());
     out.extend_from_slice(body);
     finish(out)
 }
 
 /// A frame with JSON in it.
-pub(super) fn json<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// The value cannot be written as JSON.
+pub fn json<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
     Ok(frame(kind, &serde_json::to_vec(value)?))
 }
 
@@ -202,7 +211,8 @@ pub(super) fn finish(mut out: Vec<u8>) -> Vec<u8> {
 }
 
 /// Two numbers as a frame.
-pub(super) fn numbers(kind: Kind, numbers: [u64; 2]) -> Vec<u8> {
+#[must_use]
+pub fn numbers(kind: Kind, numbers: [u64; 2]) -> Vec<u8> {
     let mut out = begin(kind, 16);
     for number in numbers {
         out.put_u64_le(number);
@@ -211,7 +221,10 @@ pub(super) fn numbers(kind: Kind, numbers: [u64; 2]) -> Vec<u8> {
 }
 
 /// Two numbers out of a frame.
-pub(super) fn read_numbers(frame: &Frame) -> io::Result<[u64; 2]> {
+///
+/// # Errors
+/// It is longer or shorter.
+pub fn read_numbers(frame: &Frame) -> io::Result<[u64; 2]> {
     let mut body = frame.body.clone();
     if body.len() != 16 {
         return Err(bad(format!("a {:?} frame of {} bytes instead of 16", frame.kind, body.len())));
@@ -220,7 +233,7 @@ pub(super) fn read_numbers(frame: &Frame) -> io::Result<[u64; 2]> {
 }
 
 /// Messages with consecutive numbers as a frame.
-pub(super) fn messages<'a>(first: u64, payloads: impl Iterator<Item = &'a Bytes>) -> Vec<u8> {
+pub fn messages<'a>(first: u64, payloads: impl Iterator<Item = &'a Bytes>) -> Vec<u8> {
     let mut out = begin(Kind::Messages, BATCH + 1024);
     out.put_u64_le(first);
     for payload in payloads {
@@ -232,7 +245,10 @@ pub(super) fn messages<'a>(first: u64, payloads: impl Iterator<Item = &'a Bytes>
 }
 
 /// The messages of a frame: the first number, and the payloads.
-pub(super) fn read_messages(frame: &Frame) -> io::Result<(u64, Vec<Bytes>)> {
+///
+/// # Errors
+/// There are none, one is too long or cut off, or their numbers cannot be.
+pub fn read_messages(frame: &Frame) -> io::Result<(u64, Vec<Bytes>)> {
     let mut body = frame.body.clone();
     if body.len() < 8 {
         return Err(bad("messages without a number"));
@@ -262,14 +278,15 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Takes frames from a stream. Whoever drops a call to [`next`](Self::next) loses nothing.
 #[derive(Debug)]
-pub(super) struct FrameReader<R> {
+pub struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
     limit: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub(super) fn new(reader: R, limit: usize) -> Self {
+    /// Reads frames that are no longer than `limit`.
+    pub fn new(reader: R, limit: usize) -> Self {
         Self { reader, buffer: BytesMut::new(), limit }
     }
 
@@ -279,12 +296,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// From now on frames may be so large.
-    pub(super) const fn allow(&mut self, limit: usize) {
+    pub const fn allow(&mut self, limit: usize) {
         self.limit = limit;
     }
 
     /// The next frame; none: the other side has closed the stream between frames.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Frame>> {
+    ///
+    /// # Errors
+    /// The stream's, or what comes is no frame: nothing behind it can be understood.
+    pub async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));

@@ -446,3 +446,33 @@ fn a_rejoin_by_hand_is_blocked_while_the_arbiter_distrusts_itself() {
     assert_eq!(refused.code, CommandErrorCode::Blocked);
     assert!(refused.text.contains("tilt: late"), "{refused}");
 }
+
+/// What the store says of the past may be anything: a row that was edited, a clock that was wrong by centuries.
+#[test]
+fn moments_at_the_ends_of_time_are_only_long_ago_or_far_off() {
+    use coroner::{
+        engine::Engine,
+        model::{
+            Time, WallAnchor,
+            record::{ClusterState, Pause},
+        },
+    };
+    let now = Time(5_000_000_000_000);
+    for unix_ms in [i64::MIN, i64::MAX, 0] {
+        let pause = Pause { owner: "bob".into(), reason: "work".into(), until_unix_ms: Some(unix_ms) };
+        let state = ClusterState {
+            cluster: "orders".into(),
+            failovers_unix_ms: vec![unix_ms],
+            pause: Some(pause),
+            ..ClusterState::default()
+        };
+        let recovered = Recovered { clusters: vec![state], open: Vec::new() };
+        for anchor in [WallAnchor { boot: now, unix_ms: 1_700_000_000_000 }, WallAnchor { boot: now, unix_ms: -1_000 }]
+        {
+            let engine = Engine::new(now, anchor, 1, policy(vec![full(&["a", "b"])]), recovered.clone());
+            let why_not = engine.why_not(now, &"orders".into()).unwrap();
+            let paused = why_not.guards.iter().any(|guard| guard.guard == Guard::Paused && guard.blocks);
+            assert_eq!(paused, unix_ms > anchor.unix_ms, "{unix_ms}");
+        }
+    }
+}

@@ -240,12 +240,13 @@ fn a_restart_in_the_middle_of_the_redirect_waits_for_the_nodes() {
     assert_eq!(incident.outage.laggards, ["n2".into()], "{:?}", incident.outage);
 }
 
-/// An incident whose cluster left the file, or whose log is empty, is left alone.
+/// An incident whose cluster left the file is left alone. One whose log no saga wrote (it is empty, opens twice, leaves a
+/// number out) may have fenced or promoted somebody: nothing is done before a person has looked.
 #[test]
-fn what_cannot_be_taken_up_is_left_alone() {
+fn what_cannot_be_taken_up_stops_its_cluster() {
     use coroner::{
         engine::Engine,
-        model::{Time, WallAnchor},
+        model::{Time, WallAnchor, explain::Guard, record::LogEntry},
     };
     let mut bench = Bench::settled(policy(vec![full(&["a", "b"])]));
     bench.default_script.insert("fence a 0.0".into(), Script::Hang);
@@ -256,6 +257,27 @@ fn what_cannot_be_taken_up_is_left_alone() {
     let engine = |policy, recovered| Engine::new(Time(5_000_000_000_000), WallAnchor::default(), 9, policy, recovered);
     assert!(engine(bench.policy.clone(), recovered.clone()).incident(&"orders".into()).is_some());
     assert!(engine(policy(Vec::new()), recovered.clone()).incident(&"orders".into()).is_none());
-    recovered.open[0].log.clear();
-    assert!(engine(bench.policy.clone(), recovered).incident(&"orders".into()).is_none());
+    let log = std::mem::take(&mut recovered.open[0].log);
+    let twice = [log.clone(), vec![log[0].clone()]].concat();
+    let mut gap = log.clone();
+    for entry in &mut gap {
+        if let LogEntry::Started { act, .. } = entry {
+            *act = u32::MAX;
+        }
+    }
+    assert_ne!(gap, log, "an act was begun");
+    for log in [Vec::new(), twice, gap] {
+        recovered.open[0].log = log;
+        let mut engine = engine(bench.policy.clone(), recovered.clone());
+        assert!(engine.incident(&"orders".into()).is_none());
+        let why_not = engine.why_not(Time(5_000_000_000_000), &"orders".into()).unwrap();
+        let guard = why_not.guards.iter().find(|guard| guard.guard == Guard::StoreLost).unwrap();
+        assert!(guard.blocks && guard.reason.contains("its log was written by no saga"), "{guard:?}");
+        for second in 1..60 {
+            engine.handle_timeout(Time(5_000_000_000_000) + secs(second));
+            while let Some(effect) = engine.poll_effect() {
+                assert!(!matches!(effect, coroner::model::Effect::Run(_)), "{effect:?}");
+            }
+        }
+    }
 }

@@ -81,6 +81,35 @@ fn a_missing_segment_is_said() {
     assert!(matches!(error, Some(ReadError::Corrupt { sequence: 11, .. })), "{error:?}");
 }
 
+/// Numbers that no log has: the segment is damaged, and nobody counts beyond the end of the numbers for it.
+#[test]
+fn a_segment_from_the_end_of_the_numbers_is_damaged() {
+    for first in [u64::MAX, u64::MAX / 2 + 1] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Writer::begin(dir.path(), 1, Begins::default(), "a", first, &Table::default()).unwrap());
+        assert!(list(dir.path()).unwrap().segments.is_empty());
+        let (sequences, error) = read(dir.path());
+        assert!(sequences.is_empty() && matches!(error, Some(ReadError::Corrupt { offset: 0, .. })), "{error:?}");
+        assert!(Reader::after(dir.path(), u64::MAX).is_ok());
+    }
+}
+
+/// What is torn is cut, once, by whoever writes on.
+#[test]
+fn a_torn_end_is_cut_where_the_last_whole_entry_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path(), &[3]);
+    let path = list(dir.path()).unwrap().segments[0].path.clone();
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, [whole.as_slice(), b"half an entry"].concat()).unwrap();
+    let mut reader = Reader::from_oldest(dir.path()).unwrap();
+    while reader.read(1 << 20, |_, _| true).unwrap() > 0 {}
+    assert_eq!(reader.cut_torn().unwrap(), Some((path.clone(), whole.len() as u64)));
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    assert_eq!(reader.cut_torn().unwrap(), None);
+    assert_eq!(read(dir.path()).0, upto(3));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

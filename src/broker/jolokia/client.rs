@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Jolokia,
-    protocol::{Request, judge, judge_http},
+    protocol::{self, Request, judge, judge_all},
 };
 use crate::{
     model::{Failure, FailureKind, Secret, Target},
@@ -112,32 +112,12 @@ impl Door {
         let body: Vec<Value> = requests.iter().map(Request::body).collect();
         let request = self.client.post(self.base(target)?).json(&body);
         let answer = self.send(request, limit).await.map_err(|(failure, _)| failure)?;
-        let Value::Array(list) = &answer else {
-            // A policy that refuses the whole request answers with one object.
-            return Err(requests.first().map_or_else(
-                || Failure::new(FailureKind::Parse, "an empty question"),
-                |first| match judge(first, &answer) {
-                    Err(failure) => failure,
-                    Ok(_) => Failure::new(FailureKind::Parse, "several questions got one answer"),
-                },
-            ));
-        };
-        if list.len() != requests.len() {
-            let text = format!("{} questions got {} answers", requests.len(), list.len());
-            return Err(Failure::new(FailureKind::Parse, text));
-        }
-        Ok(requests.iter().zip(list).map(|(request, answer)| judge(request, answer)).collect())
+        judge_all(requests, &answer)
     }
 
     async fn send(&self, request: RequestBuilder, limit: Duration) -> Result<Value, (Failure, bool)> {
         let (status, body) = http::ask(self.with_credentials(request), limit, self.max_answer).await?;
-        match serde_json::from_slice::<Value>(&body) {
-            Ok(value) if value.is_array() || value.get("status").is_some() => Ok(value),
-            _ => {
-                judge_http(status).map_err(|failure| (failure, true))?;
-                Err((Failure::new(FailureKind::Parse, "the answer is no JSON of a Jolokia agent: correct `url`"), true))
-            }
-        }
+        protocol::read(status, &body).map_err(|failure| (failure, true))
     }
 
     /// A plain request to the service itself: status and the beginning of the answer.

@@ -275,6 +275,42 @@ pub fn is_read_only(text: &str) -> bool {
     ["read-only", "read only", "readonly"].iter().any(|word| text.contains(word))
 }
 
+/// Reads an answer: the body alone is believed, and only where it is none of the protocol's, the HTTP status.
+///
+/// # Errors
+/// Nobody answered who speaks the protocol.
+pub fn read(http_status: u16, body: &[u8]) -> Result<Value, Failure> {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) if value.is_array() || value.get("status").is_some() => Ok(value),
+        _ => {
+            judge_http(http_status)?;
+            Err(Failure::new(FailureKind::Parse, "the answer is no JSON of a Jolokia agent: correct `url`"))
+        }
+    }
+}
+
+/// What the answer to several questions in one request says: to each its own.
+///
+/// # Errors
+/// The request was answered as a whole, or not all of it was.
+pub fn judge_all(requests: &[Request], answer: &Value) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    let Value::Array(list) = answer else {
+        // A policy that refuses the whole request answers with one object.
+        return Err(requests.first().map_or_else(
+            || Failure::new(FailureKind::Parse, "an empty question"),
+            |first| match judge(first, answer) {
+                Err(failure) => failure,
+                Ok(_) => Failure::new(FailureKind::Parse, "several questions got one answer"),
+            },
+        ));
+    };
+    if list.len() != requests.len() {
+        let text = format!("{} questions got {} answers", requests.len(), list.len());
+        return Err(Failure::new(FailureKind::Parse, text));
+    }
+    Ok(requests.iter().zip(list).map(|(request, answer)| judge(request, answer)).collect())
+}
+
 /// What an HTTP status without a body of the protocol means.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
-use redis::{Cmd, ErrorKind, RedisError, Value};
+use redis::{Cmd, Value};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Redis, Tls};
+use super::{Redis, Tls, reply};
 use crate::{
     model::{Failure, FailureKind, Secret, Target},
     sys::{
@@ -118,7 +118,7 @@ impl Connection {
 
     /// What the instance says by itself, once it was subscribed to. May be given up and called again.
     pub(super) async fn next(&mut self) -> Result<Value, Failure> {
-        self.reply().await?.extract_error().map_err(|e| failure_of_reply(&e))
+        reply::said(self.reply().await?)
     }
 
     /// Sends a command and waits for its reply. Giving up in the middle is harmless: the late reply is skipped.
@@ -144,25 +144,25 @@ impl Connection {
             let reply = self.reply().await?;
             self.owed = self.owed.saturating_sub(1);
             if self.owed == 0 {
-                return reply.extract_error().map_err(|e| failure_of_reply(&e));
+                return reply::said(reply);
             }
         }
     }
 
     async fn last_words(&mut self) -> Option<Failure> {
         let reply = self.reply().await.ok()?;
-        reply.extract_error().err().map(|e| failure_of_reply(&e))
+        reply::said(reply).err()
     }
 
     async fn reply(&mut self) -> Result<Value, Failure> {
         loop {
-            if let Some(length) = reply_length(&self.buffer, self.longest)? {
-                let value = redis::parse_redis_value(&self.buffer[..length]);
+            if let Some(length) = reply::length(&self.buffer, self.longest)? {
+                let value = reply::read(&self.buffer[..length]);
                 self.buffer.advance(length);
-                return value.map_err(|e| failure_of_reply(&e));
+                return value;
             }
             if self.buffer.len() > self.longest.saturating_add(REPLY_MAX) {
-                return Err(garbage("the answer is too long"));
+                return Err(reply::garbage("the answer is too long"));
             }
             self.fill().await?;
         }
@@ -200,124 +200,6 @@ impl Connection {
         match futures::FutureExt::now_or_never(tcp.peek(&mut byte)) {
             Some(Ok(0) | Err(_)) => true,
             Some(Ok(_)) | None => self.broken,
-        }
-    }
-}
-
-fn garbage(text: &str) -> Failure {
-    Failure::new(FailureKind::Parse, format!("what answers does not speak the protocol of Redis: {text}"))
-}
-
-/// Length of the first whole reply in `bytes`; `None` while it is incomplete.
-fn reply_length(bytes: &[u8], longest: usize) -> Result<Option<usize>, Failure> {
-    fn at(bytes: &[u8], start: usize, depth: usize, longest: usize) -> Result<Option<usize>, Failure> {
-        let Some(kind) = bytes.get(start) else { return Ok(None) };
-        if !b"+-:$*".contains(kind) || depth > 8 {
-            return Err(garbage("an unknown kind of answer"));
-        }
-        let Some(line) = bytes[start..].windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-        let end = start + line + 2;
-        if !b"$*".contains(kind) {
-            return Ok(Some(end));
-        }
-        let count = std::str::from_utf8(&bytes[start + 1..start + line]).ok().and_then(|text| text.parse::<i64>().ok());
-        let Some(count) = count else { return Err(garbage("a length that is no number")) };
-        let Ok(count) = usize::try_from(count) else { return Ok(Some(end)) };
-        if count > longest {
-            return Err(garbage("the answer is too long"));
-        }
-        if *kind == b'$' {
-            let whole = end + count + 2;
-            return Ok((bytes.len() >= whole).then_some(whole));
-        }
-        let mut next = end;
-        for _ in 0..count {
-            let Some(after) = at(bytes, next, depth + 1, longest)? else { return Ok(None) };
-            next = after;
-        }
-        Ok(Some(next))
-    }
-    at(bytes, 0, 0, longest)
-}
-
-/// What an error reply means.
-fn failure_of_reply(error: &RedisError) -> Failure {
-    let code = error.code().unwrap_or_default();
-    let detail = error.detail().unwrap_or_default();
-    let kind = match code {
-        "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => FailureKind::Auth,
-        "LOADING" => FailureKind::Loading,
-        "OOM" | "MISCONF" => FailureKind::Full,
-        "READONLY" | "NOREPLICAS" => FailureKind::ReadOnly,
-        "BUSY" => FailureKind::Overloaded,
-        "ERR" if detail.contains("max number of clients") => FailureKind::Overloaded,
-        "ERR" if detail.contains("invalid password") || detail.contains("AUTH") => FailureKind::Auth,
-        _ if error.kind() == ErrorKind::Parse => FailureKind::Parse,
-        _ => FailureKind::WrongAnswer,
-    };
-    let text = if code.is_empty() { error.to_string() } else { format!("{code} {detail}") };
-    Failure::new(kind, text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replies_are_cut_where_they_end() {
-        let whole: [(&[u8], usize); 6] = [
-            (b"+OK\r\n+next", 5),
-            (b"-ERR no\r\n", 9),
-            (b"$3\r\nabc\r\n", 9),
-            (b"$-1\r\n", 5),
-            (b"*2\r\n$1\r\na\r\n:5\r\nrest", 15),
-            (b"*0\r\n", 4),
-        ];
-        for (bytes, length) in whole {
-            assert_eq!(reply_length(bytes, REPLY_MAX).unwrap(), Some(length), "{}", bytes.escape_ascii());
-            for cut in 0..length {
-                assert_eq!(
-                    reply_length(&bytes[..cut], REPLY_MAX).unwrap(),
-                    None,
-                    "{} cut at {cut}",
-                    bytes.escape_ascii()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_not_redis_is_garbage_and_not_a_death() {
-        for bytes in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"$99999999999\r\n", b"\x15\x03\x03"] {
-            let failure = reply_length(bytes, REPLY_MAX).unwrap_err();
-            assert!(!failure.kind.is_evidence(), "{failure}");
-        }
-        let deep = "*1\r\n".repeat(100);
-        assert!(reply_length(deep.as_bytes(), REPLY_MAX).is_err(), "nesting is bounded");
-    }
-
-    #[test]
-    fn error_replies_keep_their_kind() {
-        let cases = [
-            ("NOAUTH Authentication required.", FailureKind::Auth),
-            ("WRONGPASS invalid username-password pair or user is disabled.", FailureKind::Auth),
-            ("NOPERM this user has no permissions to run the 'set' command", FailureKind::Auth),
-            ("DENIED Redis is running in protected mode", FailureKind::Auth),
-            ("LOADING Redis is loading the dataset in memory", FailureKind::Loading),
-            ("OOM command not allowed when used memory > 'maxmemory'.", FailureKind::Full),
-            ("MISCONF Errors writing to the AOF file: No space left on device", FailureKind::Full),
-            ("READONLY You can't write against a read only replica.", FailureKind::ReadOnly),
-            ("NOREPLICAS Not enough good replicas to write.", FailureKind::ReadOnly),
-            ("BUSY Redis is busy running a script.", FailureKind::Overloaded),
-            ("ERR max number of clients reached", FailureKind::Overloaded),
-            ("ERR Client sent AUTH, but no password is set", FailureKind::Auth),
-            ("ERR unknown command 'PING'", FailureKind::WrongAnswer),
-        ];
-        for (text, kind) in cases {
-            let reply = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).and_then(Value::extract_error);
-            let failure = failure_of_reply(&reply.unwrap_err());
-            assert_eq!(failure.kind, kind, "{text}");
-            assert!(failure.text.contains(text.split_once(' ').unwrap().1), "{failure}");
         }
     }
 }

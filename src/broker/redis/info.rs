@@ -6,29 +6,36 @@ use crate::model::{Epoch, Role, observation::RoleReport};
 
 /// Role and replication state, as the instance tells them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Info {
-    pub(super) role: Role,
+pub struct Info {
+    /// What it says it is.
+    pub role: Role,
     /// Identity of its history, and of the history that it continues since it was promoted.
-    pub(super) replid: Option<String>,
-    pub(super) replid2: Option<String>,
+    pub replid: Option<String>,
+    /// See `replid`.
+    pub replid2: Option<String>,
     /// A primary's end of log; what a standby has applied. `None` where a standby cannot know it: after it threw
     /// its place away for a full copy that it did not get.
-    pub(super) position: Option<u64>,
+    pub position: Option<u64>,
     /// What a standby has received, applied or not.
-    pub(super) received: Option<u64>,
+    pub received: Option<u64>,
     /// The end of the history `replid2`: where the instance was promoted.
-    pub(super) promoted_at: Option<u64>,
+    pub promoted_at: Option<u64>,
     /// The first byte of its stream that it can still hand out.
-    pub(super) backlog_from: Option<u64>,
-    pub(super) link_up: Option<bool>,
-    pub(super) last_io: Option<Duration>,
-    pub(super) follows: Option<String>,
-    pub(super) priority: Option<u32>,
+    pub backlog_from: Option<u64>,
+    /// A standby's link to its primary.
+    pub link_up: Option<bool>,
+    /// How long ago something came over that link.
+    pub last_io: Option<Duration>,
+    /// A standby's primary: `host:port`.
+    pub follows: Option<String>,
+    /// A standby's priority; 0: never to be promoted.
+    pub priority: Option<u32>,
 }
 
 impl Info {
     /// Reads the section. `None`: it is not one, or the role is none that we know.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let field =
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let number = |name: &str| field(name).and_then(|value| value.parse::<u64>().ok());
@@ -72,7 +79,9 @@ impl Info {
         Some(info)
     }
 
-    pub(super) fn report(self, epoch: Option<Epoch>) -> RoleReport {
+    /// What of it the engine is told.
+    #[must_use]
+    pub fn report(self, epoch: Option<Epoch>) -> RoleReport {
         RoleReport {
             role: self.role,
             position: self.position,

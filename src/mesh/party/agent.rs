@@ -202,7 +202,7 @@ impl Party {
             let report = member.map(|guard| (guard.member.clone(), self.report(now, name, guard)));
             // Ages grow while a report waits for the beat.
             let arrivals = cluster.arrivals.clone().map(|(at, arrivals)| Arrivals {
-                last_age: arrivals.last_age.map(|age| age + now.boot.since(at)),
+                last_age: arrivals.last_age.map(|age| age.saturating_add(now.boot.since(at))),
                 ..arrivals
             });
             let node = cluster.setup.observes_for.clone().zip(arrivals);
@@ -231,7 +231,7 @@ impl Party {
             appointed: guard.appointed,
             lease: self.lease(now, name),
             renewals: Some(guard.health.clone()).filter(|health| health.rounds > 0),
-            role_age: guard.report.role_age.map(|age| age + waited),
+            role_age: guard.report.role_age.map(|age| age.saturating_add(waited)),
             ..guard.report.clone()
         }
     }

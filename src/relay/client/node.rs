@@ -367,7 +367,7 @@ fn take_entries(shared: &Shared, mut body: Bytes) -> io::Result<(Vec<Arrival>, u
         let length = entry.len();
         if entry.sequence <= last {
             state.duplicates += 1;
-        } else if entry.sequence != last + 1 {
+        } else if last.checked_add(1) != Some(entry.sequence) {
             return Err(wire::bad(format!("sequence {} after {last}: something is missing", entry.sequence)));
         } else {
             (last, state.entry_epoch) = (entry.sequence, entry.epoch);

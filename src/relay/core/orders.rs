@@ -11,7 +11,7 @@ use crate::relay::{
     entry::Entry,
     epoch::RaiseError,
     segment::{self, Begins, history, list},
-    writer::{Appended, cut, make_durable},
+    writer::{Appended, make_durable},
 };
 
 /// What else a restarted primary may take to replay: nobody waits for it who could be told.
@@ -156,22 +156,19 @@ impl Core {
         }
         let spans = history(&list(&self.storage.dir)?);
         let newest = spans.last();
-        let torn = match &self.reader {
-            Some(reader) => reader.torn()?,
-            None => None,
-        };
         if let Some(segment) = newest.and_then(|span| span.segments.last()) {
             // It was read, but perhaps from the memory of the machine only.
             make_durable(&segment.path)?;
             if segment.header.member == self.shared.name && segment.header.epoch == epoch {
                 // A restart: nobody else writes in this epoch.
-                if let Some((path, length)) = torn {
+                if let Some(reader) = &self.reader
+                    && let Some((path, length)) = reader.cut_torn()?
+                {
                     tracing::warn!(
                         relay = self.shared.name,
-                        "a torn end is cut from {} at byte {length}",
+                        "a torn end was cut from {} at byte {length}",
                         path.display()
                     );
-                    cut(&path, length)?;
                 }
                 replayed += self.replay_to(None, within)?.0;
             }
