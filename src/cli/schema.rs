@@ -39,6 +39,8 @@ enum Of {
     Doctor,
     /// `fence test -o json`.
     FenceTest,
+    /// `backtest -o json`.
+    Backtest,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -57,6 +59,7 @@ fn schema(of: Of) -> serde_json::Value {
         Of::Event => schema_for!(Notice),
         Of::Doctor => schema_for!(doctor::DoctorReport),
         Of::FenceTest => schema_for!(doctor::FenceTestReport),
+        Of::Backtest => schema_for!(crate::backtest::Report),
     };
     schema.into()
 }

@@ -11,8 +11,8 @@ use super::{
     record::{ClusterState, Recovered},
 };
 
-/// Something that happened. Every event is journalled before it is handled, so that replay, explain and the
-/// simulator run the same code on the same input.
+/// Something that happened. Those that rules are judged by are recorded in the journal, so that a backtest runs the same
+/// code on the same input; the simulator makes up all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
