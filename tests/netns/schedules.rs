@@ -31,7 +31,7 @@ fn draw(random: &mut Random) -> Schedule {
     let mut at = 500;
     let mut faults = Vec::new();
     for _ in 0..count {
-        let member = usize::from(random.next() % 3 == 0);
+        let member = usize::from(random.next().is_multiple_of(3));
         let host = usize::try_from(random.next() % 3).unwrap();
         let fault = match random.next() % 9 {
             0 | 1 => Fault::KillBroker { member },
@@ -45,7 +45,7 @@ fn draw(random: &mut Random) -> Schedule {
         };
         // Clearly shorter than anything that waits, or clearly longer.
         let long = 1_500 + random.next() % 1_500;
-        let for_ms = if random.next() % 4 == 0 { 60 } else { long };
+        let for_ms = if random.next().is_multiple_of(4) { 60 } else { long };
         faults.push(Timed { at: Duration::from_millis(at), fault, for_: Some(Duration::from_millis(for_ms)) });
         at += random.next() % 1_200;
     }
