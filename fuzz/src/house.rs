@@ -35,7 +35,7 @@ pub(super) const IDENTITIES: [(&str, &[&str]); 6] = [
     ("redis-a", &["redis-a"]),
     ("redis-b", &["redis-b"]),
     ("nodes", &["node-1", "node-2", "node-3"]),
-    ("alertmanager", &["alertmanager"]),
+    ("alertmanager", &["pager"]),
     ("grafana", &[]),
     ("alice", &[]),
 ];

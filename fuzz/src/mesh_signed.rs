@@ -38,7 +38,11 @@ struct Peer {
 /// A datagram that somebody signed rightly.
 struct Sent {
     bytes: Vec<u8>,
+    from: usize,
+    body: Body,
     is_for_me: bool,
+    /// One that came before its sender's life was known was not, and may be when it comes again.
+    was_handled: bool,
 }
 
 struct World {
@@ -124,8 +128,13 @@ impl World {
             }
             8 if !self.sent.is_empty() => {
                 let at = usize::from(draw.short()) % self.sent.len();
-                let bytes = self.sent[at].bytes.clone();
-                self.must_be_refused(bytes);
+                let Sent { bytes, from, body, is_for_me, was_handled } = &self.sent[at];
+                let (bytes, told) = (bytes.clone(), (*from, body.clone()));
+                if *was_handled || !is_for_me {
+                    self.must_be_refused(bytes);
+                } else {
+                    self.sent[at].was_handled = self.tell(&bytes, told);
+                }
             }
             9 if !self.sent.is_empty() => {
                 let at = usize::from(draw.short()) % self.sent.len();
@@ -161,27 +170,33 @@ impl World {
     /// Said rightly, by who it is.
     fn say(&mut self, from: usize, to: usize, key: usize, to_life: Option<u64>, body: Body) {
         let bytes = self.write(from, to, key, to_life, body.clone());
+        let was_handled = self.tell(&bytes, (from, body.clone()));
+        if !bytes.is_empty() {
+            self.sent.push(Sent { bytes, from, body, is_for_me: true, was_handled });
+        }
+    }
+
+    /// Something that may be believed comes. Answers whether it was handled.
+    fn tell(&mut self, bytes: &[u8], said: (usize, Body)) -> bool {
         let before = self.handled();
-        self.said = Some((from, body));
-        self.feed(&bytes);
+        self.said = Some(said);
+        self.feed(bytes);
         assert!(self.handled() <= before + 1, "handled twice");
         self.is_taken |= self.handled() > before;
-        if !bytes.is_empty() {
-            self.sent.push(Sent { bytes, is_for_me: true });
-        }
+        self.handled() > before
     }
 
     /// A message that is not for this party: passed on or not, and never handled.
     fn pass_by(&mut self, draw: &mut Draw<'_>, peer: usize) {
         let to = (self.me + 1 + draw.below(NAMES.len() - 1)) % NAMES.len();
         let body = self.body(draw);
-        let bytes = self.write(peer, to, peer, None, body);
+        let bytes = self.write(peer, to, peer, None, body.clone());
         let before = self.handled();
         self.said = None;
         self.feed(&bytes);
         assert_eq!(self.handled(), before, "handled, though it is for {}", NAMES[to]);
         if !bytes.is_empty() {
-            self.sent.push(Sent { bytes, is_for_me: false });
+            self.sent.push(Sent { bytes, from: peer, body, is_for_me: false, was_handled: false });
         }
     }
 

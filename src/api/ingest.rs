@@ -202,7 +202,7 @@ pub(super) async fn alerts(
     match forbidden {
         Some(signal) if told == 0 => Err(ApiError::forbidden(format!(
             "`{}` is a member or a node and may not raise the alert `{signal}`: give the alert system its own entry under \
-             `arbiter.access`, or write `{signal}` into `reports_as`",
+             `arbiter.access`, with `reports_as: [{signal}]`",
             identity.name
         ))),
         _ => Ok(Json(serde_json::json!({ "signals": told }))),

@@ -338,6 +338,7 @@ impl Resolver<'_> {
             let view = self.view(cluster);
             reporters.extend(view.members.iter().map(ToString::to_string));
             reporters.extend(view.nodes.iter().map(ToString::to_string));
+            reporters.extend(self.pushed_alerts(cluster));
         }
         let has_client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let mut names = BTreeSet::new();
@@ -363,12 +364,22 @@ impl Resolver<'_> {
                 let default = [name.clone()];
                 let list = if a.reports_as.is_empty() { &default[..] } else { &a.reports_as[..] };
                 for who in list.iter().filter(|w| !reporters.contains(&w.value)) {
-                    let message = format!("no cluster has a member or node `{}` to report as", self.shown(who.id));
+                    let message = format!("no cluster has a member, node or pushed alert `{}` to report as", self.shown(who.id));
                     let help = super::diagnostic::did_you_mean(&who.value, reporters.iter().map(String::as_str));
                     self.error_help(who, message, help);
                 }
             }
         }
+    }
+
+    /// The signals that an alert system pushes: whoever is neither a member nor a node reports under their names.
+    fn pushed_alerts(&self, cluster: &At<Cluster>) -> Vec<String> {
+        let signals = self.tree.get(cluster.id, "signals");
+        let below = |id: Id, key: &str| self.tree.get(id, key);
+        let is_alert = |id: Id| below(id, "alert").is_some() || below(id, "push").and_then(|p| below(p, "alert")).is_some();
+        let entries = signals.map(|id| self.tree.entries(id)).unwrap_or_default();
+        let alerts = entries.iter().filter(|(_, value)| is_alert(*value));
+        alerts.map(|(key, _)| self.tree.node(*key).text.clone()).collect()
     }
 
     fn check_report(&mut self, at: &At<crate::report::AnyReport>) {

@@ -135,7 +135,7 @@ pub(super) struct Access {
     pub(super) role: Option<At<AccessRole>>,
     /// Bearer token, and key of the HMAC over UDP. Not needed with mutual TLS.
     pub(super) token: Option<At<Secret>>,
-    /// The members and nodes that it may report as. Default: its own name.
+    /// The members and nodes that it may report as; for an alert system, the alerts that it pushes. Default: its own name.
     pub(super) reports_as: Vec<At<String>>,
 }
 
