@@ -22,7 +22,7 @@ use coroner::{
         record::{ClusterState, LogEntry, Recovered},
         status::{IncidentBrief, PrimaryView},
     },
-    store::{Store, StoreError, VerdictLine},
+    store::{Store, StoreError},
     telemetry::Metrics,
 };
 use tokio::{
@@ -295,12 +295,6 @@ impl Store for NoStore {
     }
     async fn incident(&self, _: &str) -> Result<Option<(Incident, Vec<LogEntry>)>, StoreError> {
         Ok(None)
-    }
-    async fn append_observations(&self, _: i64, _: &[Observation]) -> Result<(), StoreError> {
-        Ok(())
-    }
-    async fn append_verdict(&self, _: &VerdictLine) -> Result<(), StoreError> {
-        Ok(())
     }
     async fn spool(&self, _: &str, _: &Report) -> Result<(), StoreError> {
         Ok(())
