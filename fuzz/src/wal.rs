@@ -265,7 +265,7 @@ fn expect(bytes: &[u8], epoch: u64, first: u64, start: usize) -> Expected {
 }
 
 /// Makes the checksums fit, so that what they guard is reached.
-fn mend(bytes: &mut Vec<u8>) {
+fn mend(bytes: &mut [u8]) {
     if bytes.len() < 16 + 33 {
         return;
     }

@@ -123,6 +123,81 @@ fn whoever_follows_waits_by_an_own_clock_although_the_database_lets_it() {
     assert!(is_leader(&second, now) && !is_leader(&first, now));
 }
 
+/// It beats whenever it is time to, until it is about to claim; when that is.
+fn until_it_claims(candidate: &mut Candidate, database: &mut Database, mut ms: u64) -> u64 {
+    for _ in 0..100 {
+        let wait = candidate.poll_timeout(at(ms)).unwrap();
+        if wait.is_zero() {
+            return ms;
+        }
+        ms += u64::try_from(wait.as_millis()).unwrap().max(1);
+        beats(candidate, database, ms, 0);
+    }
+    panic!("it never claims");
+}
+
+/// Step 4: a row that beat between the last answer and the claim may act. The look after the claim finds it out, and the
+/// lease is not acted on until every older one is over by an own clock.
+#[test]
+fn a_row_that_beat_just_before_the_claim_is_waited_for() {
+    let mut database = Database::default();
+    let _dies = leader(&mut database);
+    let mut second = Candidate::new(settings("app2"));
+    beats(&mut second, &mut database, 1_100, 0);
+    let now = until_it_claims(&mut second, &mut database, 1_100);
+    // The database's clock was back for a moment, and the row beat in it.
+    database.rows.get_mut(&1).unwrap().beats += 1;
+    claims(&mut second, &mut database, now);
+    beats(&mut second, &mut database, now, 0);
+    looks(&mut second, &database, now);
+    assert_eq!(second.poll_notice(), Some(Notice::Unproven { epoch: 2 }));
+    // Stopped now, it does not tell the others that nobody has to wait: an older lease may run.
+    let mut stopped = second.clone();
+    stopped.leave();
+    assert_eq!((stopped.poll_action(at(now)), stopped.has_left()), (None, true));
+    let mut led_at = now;
+    while !is_leader(&second, led_at) {
+        led_at += u64::try_from(second.poll_timeout(at(led_at)).unwrap().as_millis()).unwrap().max(1);
+        if second.poll_timeout(at(led_at)).is_some_and(|wait| wait.is_zero()) {
+            beats(&mut second, &mut database, led_at, 0);
+        }
+        assert!(led_at < now + 10_000, "in the end it leads");
+    }
+    assert_eq!(led_at - now, 5_500, "five seconds, counted on a clock that may be a tenth too fast");
+}
+
+/// The wait begins anew with every heartbeat that was seen, not with the first.
+#[test]
+fn the_last_heartbeat_that_was_seen_counts() {
+    let mut database = Database::default();
+    let mut first = leader(&mut database);
+    let mut second = Candidate::new(settings("app2"));
+    beats(&mut second, &mut database, 1_150, 0);
+    beats(&mut first, &mut database, 2_000, 0);
+    beats(&mut second, &mut database, 2_150, 0);
+    assert_eq!(until_it_claims(&mut second, &mut database, 2_150), 2_150 + 5_500);
+}
+
+/// A leader that was written down and died at once: whoever led before it may act on, and its row is shown no more.
+#[test]
+fn the_leader_before_the_last_one_is_waited_for() {
+    let mut database = Database::default();
+    let mut first = leader(&mut database);
+    let (mut second, mut third) = (Candidate::new(settings("app2")), Candidate::new(settings("app3")));
+    beats(&mut second, &mut database, 1_100, 0);
+    beats(&mut third, &mut database, 1_150, 0);
+    for second in 2..=6 {
+        beats(&mut first, &mut database, second * 1_000, 0);
+        beats(&mut third, &mut database, second * 1_000 + 150, 0);
+    }
+    // A leap of the database's clock let app2 claim; app1 acts until 9500.
+    database.leader = Some(2);
+    beats(&mut third, &mut database, 7_150, 0);
+    assert!(is_leader(&first, 9_000));
+    let claims_at = until_it_claims(&mut third, &mut database, 7_150);
+    assert_eq!(claims_at, 7_150 + 5_500, "counted from when app2 was seen to lead");
+}
+
 #[test]
 fn a_row_that_left_needs_no_wait() {
     let mut database = Database::default();

@@ -1,10 +1,15 @@
 //! Who could be promoted: every filter with its reason, then a total order.
 
-use coroner::model::{ClusterPolicy, Fact, Observer, Outcome, Role, observation::RoleReport};
+use coroner::model::{
+    ClusterPolicy, Epoch, Fact, Observer, Outcome, Role,
+    observation::RoleReport,
+    policy::Rejoin,
+    record::{ClusterState, Recovered},
+};
 
 use crate::{
     court::{Court, role},
-    policy::{NS, full, secs},
+    policy::{NS, full, policy, secs},
 };
 
 fn says(court: &mut Court, member: &str, report: RoleReport) {
@@ -125,4 +130,31 @@ fn the_order_is_total() {
     assert_eq!((last.member, last.position, last.behind), ("b".into(), Some(99), Some(901)));
     let ranks: Vec<_> = court.why_not().candidates.iter().map(|c| c.rank).collect();
     assert_eq!(ranks, [Some(1), Some(2), None]);
+}
+
+/// What was fenced comes back by a rejoin, which takes its divergent tail away, or not at all.
+#[test]
+fn a_member_that_was_fenced_and_is_not_back_is_no_candidate() {
+    let quarantine = coroner::model::record::Quarantine {
+        incident: "former".into(),
+        epoch: Epoch(3),
+        fences: Vec::new(),
+        labels: Vec::new(),
+        promoted_at: None,
+    };
+    let state = ClusterState {
+        cluster: "orders".into(),
+        epoch: Epoch(4),
+        primary: Some("a".into()),
+        primary_epoch: Epoch(4),
+        quarantined: [("b".into(), quarantine)].into(),
+        ..ClusterState::default()
+    };
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.rejoin = Rejoin::Ask;
+    let recovered = Recovered { clusters: vec![state], open: Vec::new() };
+    let mut court = Court::over(policy(vec![cluster]), recovered);
+    says(&mut court, "a", role(Role::Primary, 1000));
+    says(&mut court, "b", standby(2000));
+    assert_eq!(rejected(&court, "b"), "it was fenced and is not back yet");
 }

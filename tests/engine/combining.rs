@@ -235,3 +235,11 @@ fn one_rule_of_a_mode_of_its_own() {
     let shadow = Rule { mode: Some(Mode::Shadow), ..rule("r", s(), Verdict::Dead, Reaction::Alert) };
     assert_eq!(shadow.mode, Some(Mode::Shadow));
 }
+
+/// Half is no majority: of four, two on each side of a cut must not both decide.
+#[test]
+fn a_majority_is_more_than_half_of_any_number() {
+    for (total, needed) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4)] {
+        assert_eq!(Count::Majority.of(total), needed, "of {total}");
+    }
+}

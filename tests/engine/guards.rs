@@ -2,7 +2,7 @@
 
 use coroner::model::{
     ClusterPolicy, Command, Condition, Effect, Event, Fact, FenceHealth, Mode, Notice, Observation, Observer, Outcome,
-    Policy, Proof, Rule, Verdict, command::CommandErrorCode, explain::Guard, policy::Rejoin, record::Recovered,
+    Policy, Proof, Role, Rule, Verdict, command::CommandErrorCode, explain::Guard, policy::Rejoin, record::Recovered,
     rule::Reaction,
 };
 
@@ -87,6 +87,25 @@ fn held_by_rule() {
     assert!(bench.done.is_empty());
     bench.kill("a");
     bench.run_until(secs(30), "it is done", promoted);
+}
+
+/// Wherever the rule that holds stands in the file: a death before it does not outvote it.
+#[test]
+fn a_rule_that_holds_is_heeded_in_any_place() {
+    for place in 0..2 {
+        let mut cluster = full(&["a", "b"]);
+        let hold =
+            rule("standby answers", is("role", Condition::RoleIs(Role::Standby)), Verdict::Suspect, Reaction::Hold);
+        cluster.rules.insert(place, hold);
+        let mut bench = Bench::settled(policy(vec![cluster]));
+        bench.kill("a");
+        bench.run_for(secs(10));
+        assert!(
+            reason(&bench, Guard::HeldByRule).is_some_and(|why| why.contains("standby answers")),
+            "in place {place}"
+        );
+        assert!(bench.done.is_empty(), "in place {place}: {:?}", bench.done);
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod progress;
 mod several;
 mod silence;
 mod suspicion;
+mod takeover;
 mod time;
 mod values;
 mod verdicts;

@@ -10,7 +10,7 @@ use coroner::model::{
 
 use crate::{
     court::{Court, ok},
-    policy::{NS, is, ms, nodes, secs, signal},
+    policy::{NS, any, is, ms, nodes, secs, signal},
 };
 
 fn ping() -> SignalPolicy {
@@ -117,6 +117,17 @@ fn k_of_n_counts_the_newest_n() {
             assert!(court.tree().seen.ends_with(&looks[looks.len().saturating_sub(5)..]), "{}", court.tree().seen);
         }
     }
+}
+
+/// A stream keeps what the largest window of all rules needs; the others look no further back for that.
+#[test]
+fn k_of_n_counts_its_own_n_where_another_keeps_more() {
+    let of = |failures, of| is("s", Condition::FailingOf { failures, of });
+    let mut court = Court::about(ping(), any(vec![of(2, 2), of(5, 5)]));
+    court.failure(FailureKind::TimedOut).fact(ok()).failure(FailureKind::TimedOut);
+    assert_eq!(court.truth(), False, "one of the newest two failed: {}", court.tree().to_text());
+    court.failure(FailureKind::TimedOut);
+    assert_eq!(court.truth(), True);
 }
 
 #[test]

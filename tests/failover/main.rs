@@ -14,6 +14,7 @@ mod policy;
 mod candidates;
 mod fence;
 mod lease;
+mod proof;
 mod random;
 mod recovery;
 mod rejoin;

@@ -281,3 +281,18 @@ fn what_cannot_be_taken_up_stops_its_cluster() {
         }
     }
 }
+
+/// A3, H8: only what has no end in the log is done again; what has one is not, however harmless it would be.
+#[test]
+fn what_has_ended_is_not_done_again_after_a_restart() {
+    let mut bench = Bench::settled(policy(vec![by_lease()]));
+    bench.nodes.get_mut("n2").unwrap().is_deaf = true;
+    bench.kill("a");
+    bench.run_until(secs(10), "b serves", |b| b.store.state().primary == Some("b".into()));
+    let ended = ["fence a 0.0", "seal", "await lease", "forbidden write 0", "catch up b", "promote b"];
+    let count = |bench: &Bench| ended.map(|what| bench.done.iter().filter(|d| *d == what).count());
+    assert_eq!(count(&bench), [1; 6], "{:?}", bench.done);
+    bench.restart(secs(1));
+    bench.run_until(secs(60), "it is over", Bench::is_over);
+    assert_eq!(count(&bench), [1; 6], "{:?}", bench.done);
+}

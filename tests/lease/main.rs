@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use coroner::{
-    lease::arithmetic::{Unsafe, check, safety_hash, wait},
+    lease::arithmetic::{Unsafe, check, majority, safety_hash, wait},
     model::{PartyName, policy::LeasePolicy},
 };
 use proptest::prelude::*;
@@ -58,6 +58,15 @@ proptest! {
     fn no_input_overflows(l: u64, nanos in 0u32..1_000_000_000, t: u64, r: u32) {
         let w = wait(Duration::new(l, nanos), Duration::new(t, nanos), r);
         prop_assert!(w >= Duration::new(l, nanos));
+    }
+}
+
+/// Any two of them share a voter: half is none.
+#[test]
+fn a_majority_is_more_than_half_of_any_number() {
+    for voters in 1..12 {
+        assert!(2 * majority(voters) > voters, "two majorities of {voters} may have nobody in common");
+        assert!(2 * (majority(voters) - 1) <= voters, "fewer of {voters} would do");
     }
 }
 

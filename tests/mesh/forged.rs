@@ -202,6 +202,29 @@ fn what_a_former_life_said_late_does_not_bring_it_back() {
     assert!(world.is_open(a) && world.lapses.is_empty());
 }
 
+/// What makes a majority is the word of a voter on the very epoch: not a node's, not a late one on another.
+#[test]
+fn only_a_voters_word_on_the_epoch_that_is_sealed_counts() {
+    let mut world = serving(7);
+    for other in ["a", "b", "node-1"] {
+        world.cut("arbiter", other);
+    }
+    world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(5) });
+    for (from, epoch) in [(2, 3), (1, 4), (3, 5)] {
+        let body = Body::Sealed { cluster: cluster(), epoch: Epoch(epoch), wait: Duration::ZERO };
+        say(&mut world, from, 0, from, body);
+        let now = world.now;
+        world.run_until(now + 20 * MS);
+        let sealing = world.sealing(5).unwrap();
+        let sealed: Vec<_> = sealing.sealed.iter().map(|voter| voter.as_str()).collect();
+        assert_eq!((sealed, sealing.is_sealed), (vec!["arbiter"], false), "after {} said {epoch}", NAMES[from]);
+    }
+    // One more voter's word on it makes two of three.
+    let body = Body::Sealed { cluster: cluster(), epoch: Epoch(5), wait: Duration::from_secs(1) };
+    say(&mut world, 2, 0, 2, body);
+    assert!(world.sealing(5).is_some_and(|sealing| sealing.is_sealed && !sealing.is_over));
+}
+
 #[test]
 fn two_files_that_disagree_grant_nothing() {
     let mut world = World::new(6, &NAMES, &["arbiter", "a", "b"]);
