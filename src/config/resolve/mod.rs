@@ -364,7 +364,8 @@ impl Resolver<'_> {
                 let default = [name.clone()];
                 let list = if a.reports_as.is_empty() { &default[..] } else { &a.reports_as[..] };
                 for who in list.iter().filter(|w| !reporters.contains(&w.value)) {
-                    let message = format!("no cluster has a member, node or pushed alert `{}` to report as", self.shown(who.id));
+                    let message =
+                        format!("no cluster has a member, node or pushed alert `{}` to report as", self.shown(who.id));
                     let help = super::diagnostic::did_you_mean(&who.value, reporters.iter().map(String::as_str));
                     self.error_help(who, message, help);
                 }
@@ -376,7 +377,8 @@ impl Resolver<'_> {
     fn pushed_alerts(&self, cluster: &At<Cluster>) -> Vec<String> {
         let signals = self.tree.get(cluster.id, "signals");
         let below = |id: Id, key: &str| self.tree.get(id, key);
-        let is_alert = |id: Id| below(id, "alert").is_some() || below(id, "push").and_then(|p| below(p, "alert")).is_some();
+        let is_alert =
+            |id: Id| below(id, "alert").is_some() || below(id, "push").and_then(|p| below(p, "alert")).is_some();
         let entries = signals.map(|id| self.tree.entries(id)).unwrap_or_default();
         let alerts = entries.iter().filter(|(_, value)| is_alert(*value));
         alerts.map(|(key, _)| self.tree.node(*key).text.clone()).collect()

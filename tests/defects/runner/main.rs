@@ -22,7 +22,7 @@ Breaks the pure parts on purpose, one defect of tests/defects/list at a time, an
 tests/defects/run [OPTION…] [NAME…]
 
 NAME            only this defect; a part of a name with a star: 'guard-*'; or a file of the list: 'lease.txt'
---first         stop at the first test crate that notices, its own part's first; the table is not written
+--first         stop at the first test crate that notices, its own part's first; the others' cells stay a dash
 --only CRATES   only these test crates, divided by commas (unit, lease, engine, …); the table is not written
 --skip TEST     leave out the tests whose names hold this, a slow one say; the table is not written
 --limit SECONDS how much of the processor's time one test crate may take; what takes more has noticed, by hanging
@@ -118,7 +118,7 @@ fn work(options: &Options) -> Result<bool, String> {
         crates.retain(|name| options.only.contains(name));
     }
     let unbroken = unbroken(&bench, &crates)?;
-    let is_whole = !options.is_first && options.only.is_empty() && options.skip.is_empty();
+    let is_whole = options.only.is_empty() && options.skip.is_empty();
     let path = root.join("tests/defects/caught.md");
     let mut rows = table::read(&fs::read_to_string(&path).unwrap_or_default());
     let mut uncaught = Vec::new();

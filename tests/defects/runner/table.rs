@@ -49,7 +49,8 @@ pub fn write(list: &[Defect], crates: &[String], rows: &BTreeMap<String, Row>) -
          Made by `tests/defects/run`: each defect alone was put into the pure parts, and the test crates were run one by \
          one. The number is how many of a crate's tests failed; `·`: all passed; `time-out`: it did not end in time; \
          `died`: it ended without a verdict; `–`: not run, because none \
-         of it needs what is broken. `unit` are the tests inside the library.\n\n",
+         of it needs what is broken, or, with `--first`, another crate had noticed. A row of dashes was not run since it was \
+         listed. `unit` are the tests inside the library.\n\n",
     );
     text.push_str(&format!("{} of {} defects are caught.\n\n", list.iter().filter(is_caught).count(), list.len()));
     for name in crates {
