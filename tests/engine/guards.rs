@@ -196,7 +196,7 @@ fn a_fence_that_cannot_reach_the_proof_needed_is_no_fence() {
         }
         let mut court = Court::of(cluster);
         if has_broker {
-            let report = crate::court::role(coroner::model::Role::Primary, 1);
+            let report = crate::court::role(Role::Primary, 1);
             court.sees("role", Observer::Arbiter, Some("a"), Outcome::Fact(Fact::Role(report)));
         }
         court.why_not().guards.iter().any(|g| g.guard == Guard::NoFence && g.blocks)
