@@ -10,8 +10,9 @@ use super::{
     check::Invariant,
     hands::Act,
     host::{MS, SEC},
+    leading::LEAD_EVERY,
     store::{Refused, StoreMode},
-    world::{Happening, Message, Voice, World},
+    world::{Happening, Voice, World},
 };
 use crate::{
     engine::Engine,
@@ -20,24 +21,13 @@ use crate::{
         voter::{Memory, Voter},
     },
     model::{
-        Effect, Epoch, Event, Fact, MemberName, Notice, Observation, Observer, Outcome, PartyName, SignalName, Time,
+        Effect, Epoch, Event, MemberName, Notice, Observation, Observer, Outcome, PartyName, SignalName, Time,
         WallAnchor,
-        agent::MemberReport,
         effect::Run,
         incident::Trigger,
-        observation::AGENTS_SIGNAL,
         record::{LogEntry, Record, Recovered, SagaKind},
     },
 };
-
-/// How often an arbiter that is one of several asks to lead, for how long that is valid in the store, and when by its own
-/// clock it stops to act.
-const LEAD_EVERY: u64 = 500 * MS;
-const LEAD_FOR: u64 = 2 * SEC;
-const LEAD_FOR_OWN: Duration = Duration::from_millis(1_500);
-
-/// An agent's appointment is ordered again after this, while its beats do not say that it took it.
-const TELL_AGAIN_AFTER: u64 = 500 * MS;
 
 /// What an arbiter heard last of an agent.
 #[derive(Clone, Debug)]
@@ -51,11 +41,11 @@ pub(super) struct Heard {
 #[derive(Clone, Debug)]
 pub(super) struct Sealing {
     pub(super) epoch: Epoch,
-    sealed: BTreeSet<PartyName>,
-    over: BTreeSet<PartyName>,
-    larger: Option<Epoch>,
+    pub(super) sealed: BTreeSet<PartyName>,
+    pub(super) over: BTreeSet<PartyName>,
+    pub(super) larger: Option<Epoch>,
     /// The acts that wait for it, and whether they wait for the end of older leases too.
-    waiting: Vec<(u32, bool)>,
+    pub(super) waiting: Vec<(u32, bool)>,
 }
 
 impl Sealing {
@@ -71,22 +61,22 @@ pub(super) struct Arbiter {
     pub(super) life: u32,
     pub(super) engine: Engine,
     /// When the engine wants to be looked at, on its clock.
-    wake: Option<Time>,
-    outstanding: Option<u64>,
+    pub(super) wake: Option<Time>,
+    pub(super) outstanding: Option<u64>,
     pub(super) primary: Option<usize>,
     /// Acts under way, by a number of this arbiter's own.
     pub(super) acts: BTreeMap<u32, Act>,
     pub(super) next_act: u32,
     pub(super) voter: Option<Voter>,
-    memory: Memory,
+    pub(super) memory: Memory,
     pub(super) sealing: Option<Sealing>,
     pub(super) heard: Vec<Option<Heard>>,
-    told: Vec<(Epoch, u64)>,
+    pub(super) told: Vec<(Epoch, u64)>,
     /// When it was last awake, by true time: what came later than that ran late.
-    late_since: Option<u64>,
+    pub(super) late_since: Option<u64>,
     /// In which term it leads, and until when by its own clock; `None` among several: it does not.
-    term: Option<(u64, Time)>,
-    seen: Epoch,
+    pub(super) term: Option<(u64, Time)>,
+    pub(super) seen: Epoch,
     /// When each node was last heard, by true time.
     pub(super) nodes_heard: Vec<u64>,
 }
@@ -116,7 +106,7 @@ impl World<'_> {
         }
     }
 
-    fn new_engine(&mut self, arbiter: usize, boot: Time, recovered: Recovered) -> Engine {
+    pub(super) fn new_engine(&mut self, arbiter: usize, boot: Time, recovered: Recovered) -> Engine {
         let mut policy = self.setting.policy.clone();
         if arbiter > 0 {
             policy.arbiter.name = self.party_at(arbiter).to_string();
@@ -243,7 +233,7 @@ impl World<'_> {
     }
 
     /// The engine is told, and judges once all that came together is told.
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         arbiter: usize,
         signal: &SignalName,
@@ -257,7 +247,7 @@ impl World<'_> {
         self.arbiters[arbiter].engine.handle(at, Event::Observed(seen));
     }
 
-    fn learn_primary(&mut self, arbiter: usize) {
+    pub(super) fn learn_primary(&mut self, arbiter: usize) {
         let views = self.arbiters[arbiter].engine.primaries();
         let primary = views.first().and_then(|view| view.primary.clone());
         self.arbiters[arbiter].primary = primary.and_then(|name| self.member_at(&name));
@@ -282,7 +272,7 @@ impl World<'_> {
         me.wake = me.engine.poll_timeout();
     }
 
-    fn effect(&mut self, arbiter: usize, effect: Effect) {
+    pub(super) fn effect(&mut self, arbiter: usize, effect: Effect) {
         let is_own = matches!(&effect, Effect::Tell(notice) if matches!(**notice, Notice::Own { .. }));
         let is_reply = matches!(&effect, Effect::Reply { .. });
         if !is_own && !is_reply && self.arbiters[arbiter].outstanding.is_some() {
@@ -297,7 +287,7 @@ impl World<'_> {
         }
     }
 
-    fn notice(&mut self, arbiter: usize, notice: &Notice) {
+    pub(super) fn notice(&mut self, arbiter: usize, notice: &Notice) {
         self.coverage.notice(notice);
         match notice {
             Notice::PrimaryChanged { .. } => self.learn_primary(arbiter),
@@ -313,7 +303,7 @@ impl World<'_> {
 
     // ---- the store ---------------------------------------------------------------------------------------------
 
-    fn persist(&mut self, arbiter: usize, id: u64, records: Vec<Record>) {
+    pub(super) fn persist(&mut self, arbiter: usize, id: u64, records: Vec<Record>) {
         self.coverage.hit("arbiter: persists");
         let me = &mut self.arbiters[arbiter];
         me.outstanding = Some(id);
@@ -373,7 +363,7 @@ impl World<'_> {
         }
     }
 
-    fn take(&mut self, records: &[Record], term: Option<u64>) -> Result<(), Refused> {
+    pub(super) fn take(&mut self, records: &[Record], term: Option<u64>) -> Result<(), Refused> {
         self.store.persist(term, records)?;
         self.checks.stored(self.now, &self.store);
         for record in records {
@@ -385,7 +375,7 @@ impl World<'_> {
     }
 
     /// Something was written down of an incident: what the judge wants to know of that moment.
-    fn logged(&mut self, incident: &crate::model::IncidentId, entry: &LogEntry) {
+    pub(super) fn logged(&mut self, incident: &crate::model::IncidentId, entry: &LogEntry) {
         match entry {
             LogEntry::Opened { kind: SagaKind::Failover, .. } => self.checks.opened(self.now),
             LogEntry::Promoted { .. } => self.judge_promotion(incident),
@@ -428,274 +418,10 @@ impl World<'_> {
         }
     }
 
-    // ---- the lease ---------------------------------------------------------------------------------------------
-
-    /// An agent beat.
-    pub(super) fn beat_came(
-        &mut self,
-        arbiter: usize,
-        from: usize,
-        member: usize,
-        life: u32,
-        challenge: Time,
-        report: MemberReport,
-    ) {
-        let newest = &mut self.arbiters[arbiter].heard[member];
-        // One that was overtaken would bring back what is no longer so.
-        if newest.as_ref().is_some_and(|heard| heard.life > life || (heard.life == life && heard.challenge > challenge))
-        {
-            return;
-        }
-        *newest = Some(Heard { at: self.now, life, challenge });
-        let name = self.names[member].clone();
-        let observer = Observer::Member(name.clone());
-        let reached: Vec<PartyName> = self
-            .voices
-            .iter()
-            .filter(|(_, voice)| self.network.both_ways(from, self.host_of(**voice)))
-            .map(|(name, _)| name.clone())
-            .chain(self.nodes.iter().filter(|n| self.network.both_ways(from, n.host)).map(|n| self.party_at(n.host)))
-            .collect();
-        let agents: SignalName = AGENTS_SIGNAL.into();
-        let setting = self.setting;
-        let policy = setting.cluster_policy();
-        self.hand_over(arbiter, &agents, observer.clone(), None, Outcome::Fact(Fact::Reaches(reached)));
-        if let (Some(signal), Some(role)) = (&policy.role_signal, &report.role) {
-            let fact = Outcome::Fact(Fact::Role(role.clone()));
-            self.hand_over(arbiter, signal, observer.clone(), Some(name.clone()), fact);
-        }
-        for (signal, source) in &setting.sources {
-            let super::Source::Agent(watch) = source else { continue };
-            let Some(evidence) = report.evidence.iter().find(|e| e.watch == *watch) else { continue };
-            let fact = if watch.is_about_running() {
-                Fact::Process { running: !evidence.is_so, detail: String::new() }
-            } else {
-                Fact::Alert { firing: evidence.is_so }
-            };
-            self.hand_over(arbiter, signal, observer.clone(), Some(name.clone()), Outcome::Fact(fact));
-        }
-        let appointed = report.appointed;
-        let fact = Outcome::Fact(Fact::Agent(Box::new(report)));
-        self.hand_over(arbiter, &agents, observer, Some(name), fact);
-        self.drain(arbiter);
-        self.keep_appointed(arbiter, member, appointed);
-    }
-
-    fn keep_appointed(&mut self, arbiter: usize, member: usize, appointed: Option<Epoch>) {
-        if self.setting.cluster_policy().failover.lease.is_none() && !self.members[member].has_gate {
-            return;
-        }
-        let me = &self.arbiters[arbiter];
-        let Some((who, epoch)) = me.engine.appointment(&self.setting.cluster) else { return };
-        if who != self.names[member] || appointed == Some(epoch) {
-            return;
-        }
-        let (told, at) = me.told[member];
-        if told == epoch && self.now - at < TELL_AGAIN_AFTER && at > 0 {
-            return;
-        }
-        self.arbiters[arbiter].told[member] = (epoch, self.now);
-        self.coverage.hit("arbiter: appoints who is primary");
-        self.order_outside_of_a_saga(arbiter, member, epoch);
-    }
-
-    /// Asks for a seal, or joins one that is under way.
-    pub(super) fn begin_seal(&mut self, arbiter: usize, act: u32, epoch: Epoch, waits_for_leases: bool) {
-        let life = self.arbiters[arbiter].life;
-        if let Some(sealing) = &mut self.arbiters[arbiter].sealing
-            && sealing.epoch == epoch
-        {
-            sealing.waiting.push((act, waits_for_leases));
-            return self.look_at_sealing(arbiter);
-        }
-        if let Some(voter) = &mut self.arbiters[arbiter].voter {
-            voter.seal(epoch);
-        }
-        let sealed = self.arbiters[arbiter].voter.as_ref().map(Voter::sealed);
-        self.arbiters[arbiter].sealing = Some(Sealing {
-            epoch,
-            sealed: BTreeSet::new(),
-            over: BTreeSet::new(),
-            larger: sealed.filter(|sealed| *sealed > epoch),
-            waiting: vec![(act, waits_for_leases)],
-        });
-        self.after(0, Happening::Sealing { arbiter, life });
-    }
-
-    pub(super) fn drive_seal(&mut self, arbiter: usize, life: u32) {
-        if !self.is_life(arbiter, life) {
-            return;
-        }
-        if !self.arbiter_runs(arbiter) {
-            return self.after(20 * MS, Happening::Sealing { arbiter, life });
-        }
-        let Some(lease) = self.setting.cluster_policy().failover.lease.clone() else { return };
-        self.count_own_seal(arbiter);
-        self.look_at_sealing(arbiter);
-        let Some(sealing) = self.arbiters[arbiter].sealing.clone() else { return };
-        for party in lease.voters.iter().filter(|party| !sealing.over.contains(*party)) {
-            match self.voices.get(party).copied() {
-                Some(Voice::Arbiter(me)) if me == arbiter => {}
-                Some(voice) => {
-                    let to = self.host_of(voice);
-                    self.send(arbiter, to, Message::Seal { voice, arbiter, epoch: sealing.epoch });
-                }
-                None => {}
-            }
-        }
-        self.after(super::agent::REPEAT_EVERY, Happening::Sealing { arbiter, life });
-    }
-
-    fn count_own_seal(&mut self, arbiter: usize) {
-        let mono = self.hosts[arbiter].moment(self.now).mono;
-        let me_as_party = self.party_at(arbiter);
-        let me = &mut self.arbiters[arbiter];
-        let (Some(sealing), Some(voter)) = (&mut me.sealing, &me.voter) else { return };
-        if voter.sealed() != sealing.epoch {
-            sealing.larger = sealing.larger.max(Some(voter.sealed()).filter(|sealed| *sealed > sealing.epoch));
-            return;
-        }
-        if voter.older_runs_for(mono).is_zero() {
-            sealing.over.insert(me_as_party.clone());
-        }
-        sealing.sealed.insert(me_as_party);
-    }
-
-    pub(super) fn sealed_came(&mut self, arbiter: usize, by: usize, epoch: Epoch, is_over: bool) {
-        let by = self.party_at(by);
-        let Some(sealing) = &mut self.arbiters[arbiter].sealing else { return };
-        if epoch > sealing.epoch {
-            sealing.larger = sealing.larger.max(Some(epoch));
-        } else if epoch == sealing.epoch {
-            sealing.sealed.insert(by.clone());
-            if is_over {
-                sealing.over.insert(by);
-            }
-        }
-        self.count_own_seal(arbiter);
-        self.look_at_sealing(arbiter);
-    }
-
-    /// Answers the acts that waited.
-    fn look_at_sealing(&mut self, arbiter: usize) {
-        use crate::model::{Done, FenceReport, Proof, StepResult};
-        let Some(lease) = self.setting.cluster_policy().failover.lease.as_ref() else { return };
-        let needed = majority(lease.voters.len());
-        let Some(sealing) = &mut self.arbiters[arbiter].sealing else { return };
-        let (is_sealed, is_over) = (sealing.sealed.len() >= needed, sealing.over.len() >= needed);
-        let mut ended = Vec::new();
-        sealing.waiting.retain(|(act, waits)| {
-            let result = match (sealing.larger, waits) {
-                (Some(sealed), _) => Some(StepResult::Outbid { sealed }),
-                (None, false) if is_sealed => Some(StepResult::Done(Done::new("a majority sealed it"))),
-                (None, true) if is_over => {
-                    Some(StepResult::Fenced(FenceReport::confirmed(Proof::LeaseOver, "no older lease runs")))
-                }
-                _ => None,
-            };
-            match result {
-                Some(result) => {
-                    ended.push((*act, result));
-                    false
-                }
-                None => true,
-            }
-        });
-        if sealing.waiting.is_empty() && (is_over || sealing.larger.is_some()) {
-            self.arbiters[arbiter].sealing = None;
-        }
-        for (act, result) in ended {
-            let life = self.arbiters[arbiter].life;
-            self.after(0, Happening::ActEnds { arbiter, life, act, result: Box::new(result) });
-        }
-    }
-
-    // ---- several -----------------------------------------------------------------------------------------------
-
-    /// Asks the store to lead.
-    pub(super) fn elect(&mut self, arbiter: usize, life: u32) {
-        if !self.is_life(arbiter, life) {
-            return;
-        }
-        self.after(LEAD_EVERY, Happening::Elect { arbiter, life });
-        let boot = self.hosts[arbiter].boot(self.now);
-        if self.arbiter_runs(arbiter) {
-            self.look_at_term(arbiter);
-        }
-        let is_reached = self.network.both_ways(arbiter, super::fault::STORE);
-        if !self.arbiter_runs(arbiter) || !is_reached || !matches!(self.store.mode, StoreMode::Works) {
-            return;
-        }
-        let holds = self.arbiters[arbiter].term.map(|(term, _)| term);
-        let term = self.store.lead(self.now, arbiter, holds, LEAD_FOR);
-        let delay = self.random.within(MS, 5 * MS);
-        self.after(delay, Happening::Elected { arbiter, life, sent: boot, term });
-    }
-
-    pub(super) fn elected(&mut self, arbiter: usize, life: u32, sent: Time, term: Option<u64>) {
-        if !self.is_life(arbiter, life) {
-            return;
-        }
-        if !self.arbiter_runs(arbiter) {
-            return self.after(50 * MS, Happening::Elected { arbiter, life, sent, term });
-        }
-        self.look_at_term(arbiter);
-        let boot = self.hosts[arbiter].boot(self.now);
-        let held = self.arbiters[arbiter].term.map(|(term, _)| term);
-        match term {
-            Some(term) if sent + LEAD_FOR_OWN > boot => {
-                self.arbiters[arbiter].term = Some((term, sent + LEAD_FOR_OWN));
-                if held != Some(term) {
-                    self.coverage.hit("arbiter: begins to lead");
-                    self.tell_host(arbiter, "leads");
-                    let recovered = Box::new(self.store.recovered());
-                    self.checks.recovers(self.now, &recovered);
-                    let seen = self.seen(arbiter);
-                    self.event(arbiter, Event::Leads { recovered, seen });
-                    self.learn_primary(arbiter);
-                }
-            }
-            _ if held.is_some() => self.stops_leading(arbiter, "another arbiter leads"),
-            _ => {
-                let clusters = self.store.state.clone().map(|state| vec![state]);
-                let (reason, seen) = ("another arbiter leads".to_owned(), self.seen(arbiter));
-                self.event(arbiter, Event::Follows { reason, clusters, seen });
-                self.learn_primary(arbiter);
-            }
-        }
-    }
-
-    fn seen(&mut self, arbiter: usize) -> BTreeMap<crate::model::ClusterName, Epoch> {
-        let me = &mut self.arbiters[arbiter];
-        me.seen = me.seen.max(self.store.epoch());
-        BTreeMap::from([(self.setting.cluster.clone(), me.seen)])
-    }
-
-    /// Whether it leads now, by its own clock; one that is alone does.
-    pub(super) fn leads(&self, arbiter: usize) -> bool {
-        let boot = self.hosts[arbiter].boot(self.now);
-        self.setting.arbiters == 1 || self.arbiters[arbiter].term.is_some_and(|(_, until)| until > boot)
-    }
-
-    fn look_at_term(&mut self, arbiter: usize) {
-        if self.arbiters[arbiter].term.is_some() && !self.leads(arbiter) {
-            self.stops_leading(arbiter, "the leadership ran out");
-        }
-    }
-
-    fn stops_leading(&mut self, arbiter: usize, why: &str) {
-        self.coverage.hit("arbiter: stops leading");
-        self.tell_host(arbiter, "leads no more");
-        let me = &mut self.arbiters[arbiter];
-        me.term = None;
-        me.outstanding = None;
-        me.sealing = None;
-        let seen = self.seen(arbiter);
-        self.event(arbiter, Event::Follows { reason: why.into(), clusters: None, seen });
-    }
+    // ---- acts --------------------------------------------------------------------------------------------------
 
     /// An act is handed out.
-    fn run_act(&mut self, arbiter: usize, run: Run) {
+    pub(super) fn run_act(&mut self, arbiter: usize, run: Run) {
         self.judge_act(arbiter, &run);
         if !self.leads(arbiter) {
             self.coverage.hit("arbiter: an act is not begun, for it leads no more");

@@ -4,25 +4,22 @@
 use std::time::Duration;
 
 use super::{
-    agent::OrderKey,
     check::Invariant,
     fault::Behaviour,
     host::{MS, SEC},
     setting::Method,
-    world::{Happening, Message, World},
+    world::{Happening, World},
 };
 use crate::{
     failover::SagaState,
     model::{
-        ActError, Action, Done, Epoch, Event, FenceReport, MemberName, Proof, Role, StepResult, WriteAttempt,
-        WriteOutcome, effect::Run, record::SagaKind,
+        ActError, Action, Done, Event, FenceReport, MemberName, Proof, Role, StepResult, WriteAttempt, WriteOutcome,
+        effect::Run, record::SagaKind,
     },
 };
 
 /// An agent whose beat is older than this is not taken for heard: its member is asked directly.
 const HEARD_WITHIN: u64 = 2 * SEC;
-/// How often an order is repeated, each time with the newest challenge.
-const ORDER_EVERY: u64 = 50 * MS;
 /// An executor ends this long after its act's deadline, whatever it was doing.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -30,13 +27,13 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) struct Act {
     pub(super) run: Run,
-    behaviour: Option<Behaviour>,
-    is_ended: bool,
+    pub(super) behaviour: Option<Behaviour>,
+    pub(super) is_ended: bool,
     /// The order to an agent, while one is under way.
-    order: Option<(usize, Deed)>,
+    pub(super) order: Option<(usize, Deed)>,
     /// The broker is primary already, with this result; its agent is asked to hold the lease.
-    promoted: Option<Box<StepResult>>,
-    ends_at: u64,
+    pub(super) promoted: Option<Box<StepResult>>,
+    pub(super) ends_at: u64,
 }
 
 /// What an agent is told to do.
@@ -205,14 +202,14 @@ impl World<'_> {
         self.after(after, Happening::Do { arbiter, life, act });
     }
 
-    fn may_lie(&self, action: &Action) -> bool {
+    pub(super) fn may_lie(&self, action: &Action) -> bool {
         match action {
             Action::Fence { level, method } => self.setting.method(*level, *method).is_some_and(|(m, _)| m.may_lie()),
             _ => false,
         }
     }
 
-    fn lie(&mut self, arbiter: usize, life: u32, act: u32) {
+    pub(super) fn lie(&mut self, arbiter: usize, life: u32, act: u32) {
         let proof = match &self.arbiters[arbiter].acts[&act].run.action {
             Action::Fence { level, method } => {
                 self.setting.method(*level, *method).map_or(Proof::Claim, |(_, policy)| policy.best_proof)
@@ -251,7 +248,7 @@ impl World<'_> {
     }
 
     /// The answer is on its way to the engine, unless it gets lost.
-    fn ends(&mut self, arbiter: usize, life: u32, act: u32, result: StepResult) {
+    pub(super) fn ends(&mut self, arbiter: usize, life: u32, act: u32, result: StepResult) {
         let Some(found) = self.arbiters[arbiter].acts.get(&act) else { return };
         if found.behaviour == Some(Behaviour::LosesAnswer) {
             return;
@@ -297,7 +294,7 @@ impl World<'_> {
         self.act_ends(arbiter, life, act, result);
     }
 
-    fn forbidden_write(&self, arbiter: usize, member: usize) -> WriteOutcome {
+    pub(super) fn forbidden_write(&self, arbiter: usize, member: usize) -> WriteOutcome {
         let m = &self.members[member];
         let host = &self.hosts[m.host];
         if !self.network.both_ways(arbiter, m.host) || !host.runs(self.now) {
@@ -312,7 +309,7 @@ impl World<'_> {
         }
     }
 
-    fn redirect(&mut self, arbiter: usize, life: u32, act: u32, run: &Run, _method: usize, member: usize) {
+    pub(super) fn redirect(&mut self, arbiter: usize, life: u32, act: u32, run: &Run, _method: usize, member: usize) {
         let (mut acknowledged, mut failed) = (Vec::new(), Vec::new());
         let names = &self.setting.cluster_policy().nodes;
         for (node, name) in names.iter().enumerate() {
@@ -329,12 +326,20 @@ impl World<'_> {
         self.ends(arbiter, life, act, StepResult::Told { acknowledged, failed });
     }
 
-    fn has_agent_heard(&self, arbiter: usize, member: usize) -> bool {
+    pub(super) fn has_agent_heard(&self, arbiter: usize, member: usize) -> bool {
         self.members[member].agent.is_some()
             && self.arbiters[arbiter].heard[member].as_ref().is_some_and(|heard| self.now - heard.at < HEARD_WITHIN)
     }
 
-    fn fence_act(&mut self, arbiter: usize, life: u32, act: u32, run: &Run, place: (usize, usize), member: usize) {
+    pub(super) fn fence_act(
+        &mut self,
+        arbiter: usize,
+        life: u32,
+        act: u32,
+        run: &Run,
+        place: (usize, usize),
+        member: usize,
+    ) {
         let Some((method, policy)) = self.setting.method(place.0, place.1) else { return };
         let proof = policy.best_proof;
         let is_fence = matches!(run.action, Action::Fence { .. });
@@ -439,7 +444,7 @@ impl World<'_> {
             && !m.is_shut_for_arbiters()
     }
 
-    fn at_member(&mut self, arbiter: usize, life: u32, act: u32, run: &Run, member: usize) {
+    pub(super) fn at_member(&mut self, arbiter: usize, life: u32, act: u32, run: &Run, member: usize) {
         let primary = |name: &MemberName| self.member_at(name);
         let deed = match &run.action {
             Action::MakeReadOnly => Deed::MakeReadOnly,
@@ -477,284 +482,9 @@ impl World<'_> {
             self.after(20 * MS, Happening::Do { arbiter, life, act });
         }
     }
-
-    // ---- orders to agents --------------------------------------------------------------------------------------
-
-    fn order(&mut self, arbiter: usize, act: u32, member: usize, deed: Deed) {
-        let life = self.arbiters[arbiter].life;
-        if let Some(found) = self.arbiters[arbiter].acts.get_mut(&act) {
-            found.order = Some((member, deed));
-            self.send_order(arbiter, life, act);
-        }
-    }
-
-    /// Who is primary is told to its agent outside of any incident too.
-    pub(super) fn order_outside_of_a_saga(&mut self, arbiter: usize, member: usize, epoch: Epoch) {
-        let me = &mut self.arbiters[arbiter];
-        me.next_act += 1;
-        let key = (arbiter, me.life, me.next_act);
-        let Some(heard) = me.heard[member].clone() else { return };
-        let to = self.members[member].host;
-        let challenge = (heard.life, heard.challenge);
-        self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed: Deed::Appoint });
-    }
-
-    pub(super) fn send_order(&mut self, arbiter: usize, life: u32, number: u32) {
-        if !self.is_life(arbiter, life) {
-            return;
-        }
-        if !self.arbiter_runs(arbiter) {
-            return self.after(20 * MS, Happening::SendOrder { arbiter, life, number });
-        }
-        let Some(act) = self.arbiters[arbiter].acts.get(&number).filter(|act| act.ends_at > self.now) else { return };
-        let Some((member, deed)) = act.order.clone() else { return };
-        let epoch = act.run.order.epoch;
-        if let Some(heard) = self.arbiters[arbiter].heard[member].clone() {
-            let challenge = (heard.life, heard.challenge);
-            let to = self.members[member].host;
-            self.send(arbiter, to, Message::Order { member, key: (arbiter, life, number), epoch, challenge, deed });
-        }
-        self.after(ORDER_EVERY, Happening::SendOrder { arbiter, life, number });
-    }
-
-    pub(super) fn order_came(
-        &mut self,
-        member: usize,
-        key: OrderKey,
-        epoch: Epoch,
-        challenge: (u32, crate::model::Time),
-        deed: Deed,
-    ) {
-        let boot = self.hosts[self.members[member].host].boot(self.now);
-        let valid_for = self.setting.order_valid_for;
-        let mono = self.hosts[self.members[member].host].moment(self.now).mono;
-        let Some(agent) = &mut self.members[member].agent else { return };
-        if let Some(known) = agent.taken.get(&key) {
-            if let Some(answer) = known.clone() {
-                self.answer(member, key, answer);
-            }
-            return;
-        }
-        let is_fresh = challenge.0 == agent.life && challenge.1 + valid_for >= boot;
-        if !is_fresh {
-            self.coverage.hit("agent: an order came too late");
-            self.beat_soon(member);
-            return self.reply(member, key, Answer::Expired);
-        }
-        if epoch < agent.voter.sealed() {
-            self.coverage.hit("agent: an old epoch's order was refused");
-            agent.taken.insert(key, Some(Answer::OldEpoch));
-            return self.reply(member, key, Answer::OldEpoch);
-        }
-        if deed == Deed::Appoint {
-            agent.taken.insert(key, None);
-            return self.appoint(member, key, epoch);
-        }
-        agent.voter.adopt(epoch);
-        let is_unproven = agent.voter.memory().is_unproven && !agent.voter.older_runs_for(mono).is_zero();
-        if deed == Deed::Promote && self.setting.cluster_policy().failover.lease.is_some() && is_unproven {
-            self.coverage.hit("agent: a promotion waits for an older lease");
-            self.voter_changed(member);
-            return self.reply(member, key, Answer::Expired);
-        }
-        agent.taken.insert(key, None);
-        match deed {
-            Deed::Gate | Deed::Kill | Deed::ReadOnlyFence => self.set_fenced(member, Some(epoch)),
-            Deed::Unfence => self.set_fenced(member, None),
-            _ => self.voter_changed(member),
-        }
-        let takes = match deed {
-            Deed::Gate => self.members[member].gate_lag + self.random.within(MS, 5 * MS),
-            Deed::Kill => self.random.within(5 * MS, 100 * MS),
-            _ => self.random.within(MS, 20 * MS),
-        };
-        let life = self.members[member].agent.as_ref().map_or(0, |agent| agent.life);
-        let until = self.now + 5 * SEC;
-        self.after(takes, Happening::Carry { member, life, key, epoch, deed, until });
-    }
-
-    /// The agent does it, unless it ended meanwhile.
-    pub(super) fn carry(&mut self, member: usize, life: u32, key: OrderKey, epoch: Epoch, deed: Deed, until: u64) {
-        if self.members[member].agent.as_ref().is_none_or(|agent| agent.life != life || !agent.is_up) {
-            return;
-        }
-        if !self.agent_runs(member) {
-            return self.after(20 * MS, Happening::Carry { member, life, key, epoch, deed, until });
-        }
-        match self.do_deed(member, epoch, &deed, until) {
-            Some(result) => self.answer(member, key, Answer::Ended(Box::new(result))),
-            None => self.after(20 * MS, Happening::Carry { member, life, key, epoch, deed, until }),
-        }
-    }
-
-    /// The agent knows what came of an order.
-    pub(super) fn answer(&mut self, member: usize, key: OrderKey, answer: Answer) {
-        if let Some(agent) = &mut self.members[member].agent {
-            agent.taken.insert(key, Some(answer.clone()));
-        }
-        self.reply(member, key, answer);
-    }
-
-    fn reply(&mut self, member: usize, key: OrderKey, answer: Answer) {
-        let from = self.members[member].host;
-        self.send(from, key.0, Message::Answer { member, key, answer });
-    }
-
-    pub(super) fn answer_came(&mut self, arbiter: usize, member: usize, key: OrderKey, answer: Answer) {
-        let (_, life, act) = key;
-        if !self.is_life(arbiter, life) {
-            return;
-        }
-        let Some(found) = self.arbiters[arbiter].acts.get_mut(&act).filter(|act| act.order.is_some()) else { return };
-        let run = found.run.clone();
-        let result = match answer {
-            Answer::Expired => return,
-            Answer::OldEpoch => refused(&run, "a larger epoch was seen"),
-            Answer::Ended(result) => *result,
-        };
-        found.order = None;
-        // Whoever is promoted under a lease is appointed next; only then does it serve.
-        let has_lease = self.setting.cluster_policy().failover.lease.is_some();
-        let is_done = matches!(result, StepResult::Done(_));
-        let is_first = self.arbiters[arbiter].acts.get(&act).is_some_and(|act| act.promoted.is_none());
-        if run.action == Action::Promote && has_lease && is_done && is_first {
-            // A new order under a number of its own: the agent has answered the first.
-            let me = &mut self.arbiters[arbiter];
-            if let Some(first) = me.acts.remove(&act) {
-                me.next_act += 1;
-                let second = me.next_act;
-                let ends_at = first.ends_at;
-                me.acts.insert(second, Act { promoted: Some(Box::new(result)), ..first });
-                self.at(ends_at, Happening::ActOver { arbiter, life, act: second });
-                return self.order(arbiter, second, member, Deed::Appoint);
-            }
-        }
-        let promoted = self.arbiters[arbiter].acts.get(&act).and_then(|act| act.promoted.clone());
-        let result = match (promoted, is_done) {
-            (Some(promoted), true) => *promoted,
-            (Some(_), false) => {
-                StepResult::Failed(ActError::uncertain("promote", "it is primary, and its agent did not get the lease"))
-            }
-            (None, _) => result,
-        };
-        self.ends(arbiter, life, act, result);
-    }
-
-    // ---- what is done ------------------------------------------------------------------------------------------
-
-    /// Does it at the member's host; `None`: it takes longer yet.
-    fn do_deed(&mut self, member: usize, epoch: Epoch, deed: &Deed, until: u64) -> Option<StepResult> {
-        let fenced = |proof: Proof, text: &str| Some(StepResult::Fenced(FenceReport::confirmed(proof, text)));
-        let nothing = |what: &str, why: &str| Some(StepResult::Failed(ActError::nothing_done(what, why)));
-        match deed {
-            Deed::Gate => return fenced(Proof::Gate, "the gate is shut"),
-            Deed::Kill => {
-                self.members[member].is_inhibited = true;
-                self.kill_broker(member);
-                return fenced(Proof::Stopped, "nothing of it runs");
-            }
-            Deed::Unfence => {
-                self.members[member].is_inhibited = false;
-                if self.setting.restarts_after.is_some() {
-                    self.revive(member);
-                }
-                return Some(StepResult::Done(Done::new("lifted")));
-            }
-            _ => {}
-        }
-        let host = self.members[member].host;
-        let m = &self.members[member];
-        if !m.is_alive {
-            return match deed {
-                Deed::MakeReadOnly | Deed::ReadOnlyFence => {
-                    Some(StepResult::Fenced(FenceReport::unknown("connection refused")))
-                }
-                _ => nothing("act", "connection refused"),
-            };
-        }
-        if !m.answers(&self.hosts[host], self.now) {
-            return if self.now < until { None } else { nothing("act", "it does not answer") };
-        }
-        if epoch < m.epoch {
-            return nothing("act", "it is of a larger epoch");
-        }
-        match deed {
-            Deed::MakeReadOnly | Deed::ReadOnlyFence => {
-                self.members[member].is_read_only = true;
-                fenced(Proof::ReadBack, "it refuses writes")
-            }
-            Deed::MakeWritable => {
-                if self.members[member].role == Role::Primary {
-                    self.members[member].is_read_only = false;
-                }
-                Some(StepResult::Done(Done::new("it takes writes")))
-            }
-            Deed::CatchUp { upto, exact_from } => self.catch_up(member, *upto, *exact_from, until),
-            Deed::Promote => {
-                if self.members[member].is_full {
-                    return nothing("promote", "its disk is full");
-                }
-                let m = &mut self.members[member];
-                m.role = Role::Primary;
-                m.is_read_only = false;
-                m.follows = None;
-                m.epoch = epoch;
-                let position = m.position();
-                self.tell_with(member, |name| format!("{name}: is made primary in epoch {epoch}"));
-                Some(StepResult::Done(Done { position: Some(position), ..Done::new("primary") }))
-            }
-            Deed::Follow { primary } => {
-                let (primary, of) = (*primary, &self.members[*primary]);
-                if !self.network.both_ways(host, of.host) || !of.answers(&self.hosts[of.host], self.now) {
-                    return if self.now < until { None } else { nothing("follow", "its link does not come up") };
-                }
-                let common = self.members[member].common(&self.members[primary]);
-                let log = self.members[primary].log.clone();
-                let m = &mut self.members[member];
-                let tail = m.log.split_off(common);
-                let divergent = tail.len() as u64;
-                m.kept_apart.extend(tail);
-                m.log = log;
-                m.role = Role::Standby;
-                m.is_read_only = true;
-                m.follows = Some(primary);
-                m.epoch = epoch;
-                self.tell_with(member, |name| format!("{name}: follows, {divergent} entries kept apart"));
-                Some(StepResult::Done(Done { divergent: Some(divergent), ..Done::new("follows") }))
-            }
-            Deed::Appoint | Deed::Gate | Deed::Kill | Deed::Unfence => None,
-        }
-    }
-
-    fn catch_up(
-        &mut self,
-        member: usize,
-        upto: Option<u64>,
-        exact_from: Option<usize>,
-        until: u64,
-    ) -> Option<StepResult> {
-        let position = self.members[member].position();
-        let done = || StepResult::Done(Done { position: Some(position), ..Done::new("caught up") });
-        if let Some(from) = exact_from {
-            let end = self.members[from].position();
-            return match (position >= end, self.now >= until) {
-                (true, _) => Some(done()),
-                (false, true) => Some(StepResult::FellShort { reached: Some(position), end }),
-                (false, false) => {
-                    if self.is_fed(member, from) {
-                        self.after(5 * MS, Happening::Replicate { from, to: member });
-                    }
-                    None
-                }
-            };
-        }
-        let can_grow = self.members[member].follows.is_some_and(|leader| self.is_fed(member, leader));
-        let is_enough = upto.is_none_or(|upto| position >= upto);
-        (is_enough || !can_grow || self.now >= until).then(done)
-    }
 }
 
-fn refused(run: &Run, why: &str) -> StepResult {
+pub(super) fn refused(run: &Run, why: &str) -> StepResult {
     match &run.action {
         Action::Fence { .. } | Action::MakeReadOnly | Action::AwaitLease => {
             StepResult::Fenced(FenceReport::unknown(why))

@@ -26,19 +26,25 @@
 mod agent;
 mod arbiter;
 pub mod check;
+mod clients;
 pub mod coverage;
+mod draw;
 pub mod explore;
 pub mod fault;
 mod hands;
 mod host;
+mod leading;
 mod look;
 mod member;
 mod node;
+mod orders;
 mod random;
 pub mod run;
+mod sealing;
 mod setting;
 mod shrink;
 mod store;
+mod strike;
 mod world;
 
 pub use check::{Invariant, Violation};
