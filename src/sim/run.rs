@@ -12,7 +12,7 @@ use super::{
     setting::Setting,
     world::World,
 };
-use crate::model::{Notice, incident::IncidentState, record::SagaKind, time::human};
+use crate::model::{Notice, Verdict, incident::IncidentState, record::SagaKind, time::human};
 
 /// How long everything is left alone at the start, so that who is primary is known.
 const SETTLE: u64 = 3 * SEC;
@@ -102,15 +102,27 @@ fn play(setting: &Setting, schedule: &Schedule, is_told: bool) -> Outcome {
     world.conclude(is_missed)
 }
 
-/// Whether nobody was served for long, nothing was begun, and it was not the arbiter that was out of order.
+/// Whether nobody was served for long, nothing was begun, people were not told either, and it was not the arbiter that was
+/// out of order. A rule that calls the primary gray or dead and only alerts is what the operator wants.
 fn is_missed(world: &World<'_>, schedule: &Schedule) -> bool {
     let patience = 3 * world.ns(world.setting.longest_wait()) + 5 * SEC;
     let waits_since = world.checks.last_served().max(SETTLE);
     let is_waiting = world.now.saturating_sub(waits_since) > patience;
     let is_begun = world.checks.opened.iter().any(|at| *at >= SETTLE);
     let arbiter_works = (0..world.arbiters.len()).any(|a| world.arbiter_runs(a) && world.leads(a));
+    let is_called = |a: usize| {
+        let status = world.arbiters[a].engine.status(world.hosts[a].boot(world.now));
+        status.clusters.first().is_some_and(|cluster| cluster.verdict >= Verdict::Gray)
+    };
+    let is_told = (0..world.arbiters.len()).any(|a| world.arbiter_runs(a) && world.leads(a) && is_called(a));
     let is_idle = world.nodes.iter().all(|node| node.is_idle || !node.is_alive);
-    !world.nodes.is_empty() && is_waiting && !is_begun && arbiter_works && !is_idle && !schedule.faults.is_empty()
+    !world.nodes.is_empty()
+        && is_waiting
+        && !is_begun
+        && !is_told
+        && arbiter_works
+        && !is_idle
+        && !schedule.faults.is_empty()
 }
 
 impl World<'_> {
