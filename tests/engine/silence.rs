@@ -145,6 +145,20 @@ fn no_attempts_is_not_silence() {
     assert_eq!(court.truth(), False);
 }
 
+/// A counter that rose between two reports says of the attempt only that it lies between them: what arrived meanwhile may
+/// have answered it.
+#[test]
+fn an_attempt_that_may_have_been_answered_is_no_witness() {
+    let mut court = Court::about(arrivals(Traffic::Attempted), is("s", Condition::Silent(secs(5))));
+    court.at(secs(1)).report("n1", arrived(7, Some(secs(0)), Some(3)));
+    // Sent between 1s and 3s; what arrived at 2.5s may be it.
+    court.at(secs(3)).report("n1", arrived(8, Some(ms(500)), Some(4)));
+    for s in 4..12 {
+        court.at(secs(s)).report("n1", arrived(8, Some(secs(s) - ms(2_500)), Some(4)));
+        assert_ne!(court.truth(), True, "nobody is known to have sent anything since, at {s}s");
+    }
+}
+
 /// The report that begins a sender's count says nothing of when its attempts were; a restart of the node counts anew.
 #[test]
 fn the_first_count_of_a_sender_is_no_attempt() {
