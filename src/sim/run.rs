@@ -133,11 +133,12 @@ impl World<'_> {
             .incidents
             .values()
             .any(|kept| kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.state != IncidentState::Held));
-        let is_served = self
-            .nodes
-            .iter()
-            .all(|node| node.last_received.is_some_and(|at| self.now - at <= 2 * self.write_every + 100 * MS));
-        !is_open && is_served && self.awaits_nobody()
+        !is_open && self.is_everybody_served() && self.awaits_nobody()
+    }
+
+    fn is_everybody_served(&self) -> bool {
+        let lately = 2 * self.write_every + 100 * MS;
+        self.nodes.iter().all(|node| node.last_received.is_some_and(|at| self.now - at <= lately))
     }
 
     /// No quarantined member could come back by itself.
@@ -178,7 +179,7 @@ impl World<'_> {
             let mut checks = std::mem::take(&mut self.checks);
             checks.incidents_end(now, &self.store);
             self.checks = checks;
-            let is_served = self.nodes.is_empty() || self.is_well();
+            let is_served = self.is_everybody_served();
             if !is_served && self.needs_a_person().is_none() {
                 let serving: Vec<&str> =
                     (0..self.members.len()).filter(|m| self.serves(*m)).map(|m| self.names[m].as_str()).collect();
