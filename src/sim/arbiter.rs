@@ -255,9 +255,8 @@ impl World<'_> {
 
     /// Whom this arbiter would tell a node to follow.
     pub(super) fn primary_view(&self, arbiter: usize) -> Option<(usize, Epoch)> {
-        let member = self.arbiters[arbiter].primary?;
         let view = self.arbiters[arbiter].engine.primaries().into_iter().next()?;
-        Some((member, view.epoch))
+        Some((self.member_at(&view.primary?)?, view.epoch))
     }
 
     /// Takes what the engine asks for.

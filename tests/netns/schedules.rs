@@ -59,7 +59,10 @@ fn foretold(setting: &Setting, schedule: &Schedule) -> BTreeSet<bool> {
     for seed in 0..PLAYS {
         let schedule = Schedule { seed, ..schedule.clone() };
         let outcome = sim::run(setting, &schedule);
-        assert_eq!(outcome.violations, [], "seed {seed} of {schedule:?}");
+        if !outcome.violations.is_empty() {
+            let told = sim::run_told(setting, &schedule);
+            panic!("{:?}\n{}\n{}", told.violations, serde_json::to_string(&schedule).unwrap(), told.story.join("\n"));
+        }
         ends.insert(outcome.ending.contains("primary s "));
     }
     ends
