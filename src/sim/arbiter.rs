@@ -327,6 +327,12 @@ impl World<'_> {
             if life + 1 == self.arbiters[arbiter].life && self.random.one_in(2) && self.setting.arbiters == 1 {
                 self.coverage.hit("store: keeps what an arbiter died over");
                 let _ = self.take(&records, None);
+                // Open: an incident that ends with this record is told to nobody. Who starts again finds it closed.
+                for record in &records {
+                    if let Record::Incident(incident) = record {
+                        self.checks.told(incident);
+                    }
+                }
             }
             return;
         }
