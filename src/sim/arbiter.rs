@@ -355,7 +355,14 @@ impl World<'_> {
             _ => self.take(&records, term),
         };
         if self.arbiters[arbiter].outstanding != Some(id) {
-            // It stopped leading meanwhile: nobody waits for this any more.
+            // It stopped leading meanwhile: nobody waits for this any more, and what it ends is told to nobody either.
+            if result.is_ok() {
+                for record in &records {
+                    if let Record::Incident(incident) = record {
+                        self.checks.told(incident);
+                    }
+                }
+            }
             return;
         }
         self.arbiters[arbiter].outstanding = None;

@@ -44,7 +44,12 @@ impl World<'_> {
         if !self.arbiter_runs(arbiter) {
             return self.after(50 * MS, Happening::Elected { arbiter, life, sent, term });
         }
+        let held_before = self.arbiters[arbiter].term.is_some();
         self.look_at_term(arbiter);
+        if held_before && self.arbiters[arbiter].term.is_none() {
+            // The answer came when the leadership had run out: whoever let it go begins another one.
+            return;
+        }
         let boot = self.hosts[arbiter].boot(self.now);
         let held = self.arbiters[arbiter].term.map(|(term, _)| term);
         match term {
