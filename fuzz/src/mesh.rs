@@ -1,13 +1,13 @@
 //! Any bytes as a datagram of the mesh: read or refused, counted once, and without a valid signature nothing comes of them:
 //! no word, no datagram, no record. And the small world that `mesh_signed` lives in as well.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::LazyLock, time::Duration};
 
 use coroner::{
     lease::arithmetic::wait,
     mesh::{
         envelope::{self, Bad, Envelope, HOP_LIMIT, SIZE_LIMIT},
-        keys::PrivateKey,
+        keys::{PrivateKey, PublicKey},
         message::Life,
         party::{ClusterSetup, Durable, Input, Output, Party, PeerSetup, Setup},
     },
@@ -25,13 +25,37 @@ pub(super) const NAMES: [&str; 4] = ["arbiter", "a", "b", "node-1"];
 pub(super) const CLUSTER: &str = "orders";
 pub(super) const MY_LIFE: u64 = 77;
 
-pub(super) fn key_of(index: usize) -> PrivateKey {
-    PrivateKey::from_seed([index as u8 + 1; 32]).expect("a key of any seed")
+fn new_key(seed: u8) -> PrivateKey {
+    PrivateKey::from_seed([seed; 32]).expect("a key of any seed")
 }
 
+/// Everybody's keys. Made once: that costs as much as signing.
+static KEYS: LazyLock<[(PrivateKey, PublicKey); NAMES.len()]> = LazyLock::new(|| {
+    std::array::from_fn(|index| {
+        let key = own_key(index);
+        let public = key.public();
+        (key, public)
+    })
+});
+
 /// A key that nobody's file names.
-fn strangers_key() -> PrivateKey {
-    PrivateKey::from_seed([0xee; 32]).expect("a key of any seed")
+static STRANGERS_KEY: LazyLock<(PrivateKey, PublicKey)> = LazyLock::new(|| {
+    let key = new_key(0xee);
+    let public = key.public();
+    (key, public)
+});
+
+/// A party's private key, for the party itself.
+pub(super) fn own_key(index: usize) -> PrivateKey {
+    new_key(index as u8 + 1)
+}
+
+pub(super) fn key_of(index: usize) -> &'static PrivateKey {
+    &KEYS[index].0
+}
+
+pub(super) fn public_key_of(index: usize) -> &'static PublicKey {
+    &KEYS[index].1
 }
 
 pub(super) fn address(index: usize) -> SocketAddr {
@@ -58,7 +82,7 @@ pub(super) fn setup(me: usize) -> Setup {
     let is_member = |name: &str| matches!(name, "a" | "b");
     let parties = NAMES.iter().enumerate().map(|(index, name)| {
         let peer =
-            PeerSetup { public_key: key_of(index).public().0, address: address(index), is_arbiter: *name == "arbiter" };
+            PeerSetup { public_key: public_key_of(index).0, address: address(index), is_arbiter: *name == "arbiter" };
         ((*name).into(), peer)
     });
     let name = NAMES[me];
@@ -105,7 +129,7 @@ pub fn run(input: &[u8]) -> Reached {
     let is_read = read(&bytes);
     let me = usize::from(choice >> 4 & 3);
     let now = begin();
-    let mut party = Party::new(now, setup(me), key_of(me), Durable::default());
+    let mut party = Party::new(now, setup(me), own_key(me), Durable::default());
     drain(&mut party, now);
     let (durable, counted) = (party.durable(), count(&party, now));
     party.handle(now, Input::Datagram { bytes, source: address(3) });
@@ -132,18 +156,18 @@ fn read(bytes: &[u8]) -> bool {
         }
         Err(_) => return false,
     };
-    assert!((0..NAMES.len()).all(|index| !read.is_signed_by(&key_of(index).public())), "a signature out of nowhere");
+    assert!((0..NAMES.len()).all(|index| !read.is_signed_by(public_key_of(index))), "a signature out of nowhere");
     if let Some(passed_on) = read.passed_on() {
         let again = Envelope::read(&passed_on).expect("what is passed on is an envelope");
         assert_eq!(again.hops + 1, read.hops);
         assert_eq!(passed_on.len(), bytes.len(), "what is passed on is as long as what came");
         assert_eq!(passed_on[5..], bytes[5..], "what is passed on is another message");
     }
-    match envelope::write(&read.message, &strangers_key()) {
+    match envelope::write(&read.message, &STRANGERS_KEY.0) {
         Ok(written) => {
             assert!(written.len() <= SIZE_LIMIT);
             let again = Envelope::read(&written).expect("what was written can be read");
-            assert!(again.is_signed_by(&strangers_key().public()));
+            assert!(again.is_signed_by(&STRANGERS_KEY.1));
             let (one, other) = (&again.message, &read.message);
             assert_eq!((&one.from, &one.to, one.seq), (&other.from, &other.to, other.seq));
         }

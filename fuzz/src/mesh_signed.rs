@@ -21,7 +21,7 @@ use coroner::{
 use super::{
     Reached,
     draw::Draw,
-    mesh::{CLUSTER, MY_LIFE, NAMES, address, begin, key_of, lease, setup},
+    mesh::{CLUSTER, MY_LIFE, NAMES, address, begin, key_of, lease, own_key, public_key_of, setup},
 };
 
 /// What one thing that happens may set off.
@@ -67,7 +67,7 @@ pub fn run(input: &[u8]) -> Reached {
     let now = begin();
     let mut world = World {
         me,
-        party: Party::new(now, setup(me), key_of(me), Durable::default()),
+        party: Party::new(now, setup(me), own_key(me), Durable::default()),
         now,
         peers: (0..NAMES.len() as u64).map(|index| Peer { life: 100 + index, seq: 0, asked: None }).collect(),
         sent: Vec::new(),
@@ -164,7 +164,7 @@ impl World {
         let to_life = to_life.unwrap_or(if to == self.me { MY_LIFE } else { self.peers[to].life });
         let message =
             Message { from: NAMES[from].into(), from_life, to: NAMES[to].into(), to_life: Life(to_life), seq, body };
-        envelope::write(&message, &key_of(key)).unwrap_or_default()
+        envelope::write(&message, key_of(key)).unwrap_or_default()
     }
 
     /// Said rightly, by who it is.
@@ -379,7 +379,7 @@ impl World {
         assert!(bytes.len() <= SIZE_LIMIT, "{} bytes were sent", bytes.len());
         let sent = Envelope::read(bytes).expect("what is sent is an envelope");
         let from = NAMES.iter().position(|name| *name == sent.message.from.as_str()).expect("a known sender");
-        assert!(sent.is_signed_by(&key_of(from).public()), "what is sent nobody signed: {:?}", sent.message);
+        assert!(sent.is_signed_by(public_key_of(from)), "what is sent nobody signed: {:?}", sent.message);
         if from != self.me {
             let came = self.sent.iter().map(|sent| (&sent.bytes, sent.is_for_me)).collect::<Vec<_>>();
             let is_known = came.iter().any(|(came, is_for_me)| !is_for_me && came[5..] == bytes[5..]);
