@@ -153,7 +153,7 @@ mesh:
   key: "${env:LAB_MESH_KEY}"
   parties:
 @PARTIES@  ping_every: 100ms
-  beat_every: 100ms
+  beat_every: 50ms
   state: "@DIR@"
   socket: "@DIR@/agent-{name}.sock"
 clusters:
@@ -174,6 +174,7 @@ clusters:
     signals:
       arrivals: { push: { from: nodes, every: 100ms, traffic: constant } }
       process:  { agent: { watch: process, of: primary } }
+      host:     { agent: { watch: beat, of: primary } }
       progress: { agent: { watch: progress, of: primary } }
       ping: { broker: { ask: ping, of: primary, every: 50ms, timeout: 45ms } }
       role: { broker: { ask: role, of: members, every: 200ms, timeout: 150ms } }
@@ -186,12 +187,21 @@ clusters:
         when: { progress: firing }
         verdict: dead
         then: failover
-      # Its host may be cut off, or gone. Detecting it takes less than the lease has to run all the same.
+      # Its host may be cut off, or gone: its agent is not heard over any path either. Where packets get lost, connections
+      # stall for longer than this, while some of the agent's datagrams come through.
+      - name: nobody hears its host
+        when:
+          all:
+            - host: { silent: 250ms }
+            - ping: { silent: 200ms }
+            - at_least: { count: majority, of: arrivals, are: { silent: 200ms } }
+        verdict: dead
+        then: failover
       - name: nobody reaches it
         when:
           all:
-            - ping: { silent: 200ms }
-            - at_least: { count: majority, of: arrivals, are: { silent: 200ms } }
+            - ping: { silent: 3s }
+            - at_least: { count: majority, of: arrivals, are: { silent: 3s } }
         verdict: dead
         then: failover
     failover:

@@ -279,6 +279,7 @@ pub fn one_incident(state: ClusterState, log: Vec<LogEntry>) -> Recovered {
         outage: Outage::default(),
         rejoin: None,
         acknowledged: None,
+        untold: false,
     };
     Recovered { clusters: vec![state], open: vec![OpenIncident { incident, policy: CONFIG.policy.clone(), log }] }
 }

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    closed::{self, Closed},
     crash,
     handle::{Handle, Input, Query, TimedNotice},
     hands::{self, AllHands, Hands},
@@ -45,7 +46,6 @@ use crate::{
         doctor::{FenceReach, FenceTest, FenceTestReport, Rehearsal},
         effect::Run,
         explain::RuleExplanation,
-        incident::Acknowledgement,
         record::OpenIncident,
         rule::Reaction,
         status::PrimaryView,
@@ -61,6 +61,8 @@ const TICK: Duration = Duration::from_millis(100);
 const INPUTS_A_TURN: usize = 4_096;
 /// How long the end waits for reports to be spooled.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// How long the report of an incident's end may take to be spooled; longer, and it counts as told to nobody.
+const SPOOLED_WITHIN: Duration = Duration::from_secs(30);
 /// What a probe saw longer ago than this is told to nobody.
 const PEERS_KEEP: Duration = Duration::from_secs(3);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -73,8 +75,8 @@ pub(super) enum Inner {
     Event(Event),
     /// The store answered.
     Stored(u64, Result<(), StoreError>),
-    /// A closed incident was acknowledged in the store.
-    Acknowledged(Box<Incident>),
+    /// A closed incident was acknowledged in the store, or nobody knows whether its end was told.
+    Closed(Box<Incident>),
     /// An act ended, which was begun in that term.
     Ended(Option<u64>, Event),
     /// The store was read, to lead in that epoch or to follow.
@@ -85,7 +87,6 @@ pub(super) enum Inner {
 pub(super) struct Driver {
     pub(super) engine: Engine,
     pub(super) config: Arc<ArcSwap<Config>>,
-    pub(super) store: Arc<dyn Store>,
     pub(super) handle: Handle,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) inner: mpsc::UnboundedReceiver<Inner>,
@@ -100,6 +101,8 @@ pub(super) struct Driver {
     /// How often each rule fired.
     pub(super) tallies: Tallies,
     pub(super) outbox: Outbox,
+    /// The records of incidents that the engine knows no more.
+    pub(super) closed: Closed,
     pub(super) replies: HashMap<u64, oneshot::Sender<Result<CommandReply, CommandError>>>,
     pub(super) next_reply: u64,
     pub(super) last_turn: Time,
@@ -129,6 +132,8 @@ impl Driver {
         if let Some(several) = &self.several {
             let reason = several.reason();
             self.follow(self.last_turn, reason, None);
+        } else {
+            self.closed.tell_what_is_untold();
         }
         self.carry_out();
         loop {
@@ -245,6 +250,7 @@ impl Driver {
                 tracing::info!(epoch, "this arbiter leads");
                 self.frozen = frozen_hands(&recovered.open, &self.hands);
                 self.engine.handle(now, Event::Leads { recovered: Box::new(recovered), seen });
+                self.closed.tell_what_is_untold();
             }
             (None, read @ Ok(_)) if goes_on => self.follow(now, reason, Some(read)),
             (Some(_), Err(error)) => self.follow(now, format!("the store cannot be read: {error}"), None),
@@ -420,35 +426,10 @@ impl Driver {
         self.replies.insert(reply_to, reply);
         match command {
             Command::Acknowledge { incident, note, cluster: None } if self.engine.leads() => {
-                self.acknowledge(now, by, incident, note, reply_to);
+                self.closed.acknowledge(now, by, incident, note, reply_to);
             }
             command => self.engine.handle(now, Event::Commanded { by, command, reply_to }),
         }
-    }
-
-    /// An incident may be closed: then its record is in the store only. The engine hears of it in any case, to end
-    /// the cooldown.
-    fn acknowledge(&self, now: Time, by: Operator, incident: IncidentId, note: String, reply_to: u64) {
-        let (store, to_inner) = (Arc::clone(&self.store), self.to_inner.clone());
-        tokio::spawn(async move {
-            let (mut id, mut cluster) = (incident.clone(), None);
-            match store.incident(incident.as_str()).await {
-                Ok(Some((mut record, _))) => {
-                    (id, cluster) = (record.id.clone(), Some(record.cluster.clone()));
-                    if record.is_closed() {
-                        record.acknowledged = Some(Acknowledgement { by: by.clone(), at: now, note: note.clone() });
-                        match store.replace_incident(&record.id.clone(), &record).await {
-                            Ok(()) => drop(to_inner.send(Inner::Acknowledged(Box::new(record)))),
-                            Err(error) => tracing::error!(%error, "an acknowledgement was not kept"),
-                        }
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => tracing::error!(%error, "the incident could not be read"),
-            }
-            let command = Command::Acknowledge { incident: id, note, cluster };
-            drop(to_inner.send(Inner::Event(Event::Commanded { by, command, reply_to })));
-        });
     }
 
     fn answered(&mut self, now: Time, answer: Inner) {
@@ -472,7 +453,7 @@ impl Driver {
                 }
             }
             Inner::Read(epoch, read) => self.has_read(now, epoch, read),
-            Inner::Acknowledged(incident) => {
+            Inner::Closed(incident) => {
                 self.tell(now, Notice::IncidentUpdated(incident));
             }
         }
@@ -484,9 +465,10 @@ impl Driver {
             let now = clock::now();
             match effect {
                 // The store's task answers with `Stored`; until then the engine holds back what follows.
-                Effect::Persist { id, records } => {
+                Effect::Persist { id, mut records } => {
                     // Where this arbiter leads no more, the next turn forgets what was to be written.
                     if let Ok(term) = self.term() {
+                        closed::mark_untold(&mut records);
                         drop(self.to_store.send((id, term, records)));
                     }
                 }
@@ -572,6 +554,12 @@ impl Driver {
         let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
         if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
             self.outbox.send(report);
+        }
+        if self.engine.leads()
+            && let Notice::IncidentUpdated(incident) = &notice
+            && incident.is_closed()
+        {
+            self.closed.handed_over(incident.id.clone(), self.outbox.flush(SPOOLED_WITHIN));
         }
         let timed = TimedNotice { at: now, anchor, notice };
         events::emit(&timed, &self.metrics);

@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of it: read the file, open the store, take up what the last life left, listen, watch,
 //! judge, act. Everything that happens reaches the driver's one queue through [`handle::Handle`].
 
+mod closed;
 mod crash;
 pub mod doctor;
 mod driver;
@@ -31,6 +32,7 @@ use tokio::{
 };
 
 use self::{
+    closed::Closed,
     driver::{Driver, check_fences, check_store, frozen_hands, publish_all, trim_store, write_records},
     handle::Handle,
     hands::AllHands,
@@ -206,10 +208,10 @@ pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> 
             *watch = Watching::start(&handle, hands, &receipts, &to_inner);
         }
     };
+    let closed = Closed::new(Arc::clone(&store), to_inner.clone());
     let driver = Driver {
         engine,
         config,
-        store,
         handle: handle.clone(),
         inputs,
         inner,
@@ -222,6 +224,7 @@ pub async fn run(path: &Path, instance: Option<&str>) -> Result<(), StartError> 
         journal,
         tallies: Tallies::default(),
         outbox,
+        closed,
         replies: HashMap::new(),
         next_reply: 0,
         last_turn: clock::now(),

@@ -165,14 +165,15 @@ impl Outbox {
     }
 
     /// Waits until everything handed in so far is spooled, for an orderly end. `false`: the time was over first.
-    pub async fn flush(&self, within: Duration) -> bool {
-        let flushed = async {
+    pub fn flush(&self, within: Duration) -> impl Future<Output = bool> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        let flushed = async move {
             // In this order: what is no longer queued and not yet spooled is marked.
-            while !locked(&self.shared.queue).by_order.is_empty() || self.shared.spooling.load(SeqCst) {
+            while !locked(&shared.queue).by_order.is_empty() || shared.spooling.load(SeqCst) {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(within, flushed).await.is_ok()
+        async move { timeout(within, flushed).await.is_ok() }
     }
 
     /// The counters.

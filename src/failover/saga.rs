@@ -157,6 +157,7 @@ impl Saga {
             outage: Outage { last_good: opening.last_good, ..Outage::default() },
             rejoin: None,
             acknowledged: None,
+            untold: false,
         };
         let what = match incident.kind {
             SagaKind::Failover => format!("failover from {} to {}", incident.old_primary, incident.candidate),

@@ -5,7 +5,10 @@ use std::{fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, FenceHealth, IncidentId, MemberName, StepResult, observation::RoleReport, time::millis};
+use super::{
+    Epoch, Fact, FenceHealth, IncidentId, MemberName, StepResult, observation::RoleReport, policy::SignalKind,
+    time::millis,
+};
 
 /// What the kernel of a broker's host says about the broker, by the agent's mouth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +47,8 @@ pub enum Watch {
     Rebooted,
     /// The broker gives no answer to its own agent.
     Progress,
+    /// The agent itself is heard, over whatever path is left. Asked like a heartbeat: `silent: 300ms`.
+    Beat,
 }
 
 impl Watch {
@@ -51,6 +56,29 @@ impl Watch {
     #[must_use]
     pub const fn is_about_running(self) -> bool {
         matches!(self, Self::Process | Self::Cgroup | Self::Unit | Self::Listener)
+    }
+
+    /// What kind of signal it is to rules.
+    #[must_use]
+    pub const fn kind(self) -> SignalKind {
+        match self {
+            Self::Beat => SignalKind::Heartbeat,
+            watch if watch.is_about_running() => SignalKind::Process,
+            _ => SignalKind::Alert,
+        }
+    }
+
+    /// What a report says of it to rules. `None`: the agent does not watch it; that is unknown, and kills nobody.
+    #[must_use]
+    pub fn fact_in(self, report: &MemberReport, challenge: u64) -> Option<Fact> {
+        if self == Self::Beat {
+            return Some(Fact::Beat { seq: challenge, echoed: true });
+        }
+        let evidence = report.evidence.iter().find(|evidence| evidence.watch == self)?;
+        Some(match self.kind() {
+            SignalKind::Process => Fact::Process { running: !evidence.is_so, detail: evidence.detail.clone() },
+            _ => Fact::Alert { firing: evidence.is_so },
+        })
     }
 
     /// The word of the file.
@@ -67,6 +95,7 @@ impl Watch {
             Self::Disk => "disk",
             Self::Rebooted => "rebooted",
             Self::Progress => "progress",
+            Self::Beat => "beat",
         }
     }
 }

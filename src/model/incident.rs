@@ -79,6 +79,10 @@ pub struct Incident {
     /// Who took note.
     #[serde(default)]
     pub acknowledged: Option<Acknowledgement>,
+    /// It is closed, and it is not written down yet that the reports of its end were handed over. An arbiter that starts,
+    /// or begins to lead, hands them over again: the one before may have died in between.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
 }
 
 impl Incident {

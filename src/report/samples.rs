@@ -136,6 +136,7 @@ pub(crate) fn incident() -> Incident {
             detail: "its tail is kept in /var/lib/coroner/tails/01K0ZX6Q1M-broker-a.aof".into(),
         }),
         acknowledged: None,
+        untold: false,
     };
     for (act, label, started, took, outcome, detail) in [
         (1, "fence broker-a: read_only (level 1)", 3, Some(302), "unknown", "no answer within 300ms"),

@@ -21,8 +21,8 @@ use crate::{
         voter::{Memory, Voter},
     },
     model::{
-        Effect, Epoch, Event, MemberName, Notice, Observation, Observer, Outcome, PartyName, SignalName, Time,
-        WallAnchor,
+        Effect, Epoch, Event, Incident, MemberName, Notice, Observation, Observer, Outcome, PartyName, SignalName,
+        Time, WallAnchor,
         effect::Run,
         incident::Trigger,
         record::{LogEntry, Record, Recovered, SagaKind},
@@ -185,6 +185,9 @@ impl World<'_> {
         me.primary = None;
         me.told.iter_mut().for_each(|told| *told = (Epoch::ZERO, 0));
         self.begin(arbiter);
+        if is_alone {
+            self.tell_what_is_untold(arbiter);
+        }
     }
 
     /// It goes on after a pause or a suspend. What its loop noticed of it comes before whatever lies in its queues.
@@ -290,6 +293,7 @@ impl World<'_> {
         self.coverage.notice(notice);
         match notice {
             Notice::PrimaryChanged { .. } => self.learn_primary(arbiter),
+            Notice::IncidentUpdated(incident) if incident.is_closed() => self.tells_soon(arbiter, (**incident).clone()),
             Notice::IncidentUpdated(incident) => self.checks.told(incident),
             _ => {}
         }
@@ -297,6 +301,38 @@ impl World<'_> {
             && let Some(text) = super::run::words_of(notice)
         {
             self.tell_host(arbiter, &text);
+        }
+    }
+
+    /// The end of an incident is on its way to people, and once it is, that is written down. An arbiter that dies before
+    /// told nobody.
+    fn tells_soon(&mut self, arbiter: usize, incident: Incident) {
+        let life = self.arbiters[arbiter].life;
+        let after = self.random.within(MS / 2, 4 * MS);
+        self.after(after, Happening::Tells { arbiter, life, incident: Box::new(incident) });
+    }
+
+    pub(super) fn tells(&mut self, arbiter: usize, life: u32, incident: Box<Incident>) {
+        if !self.is_life(arbiter, life) {
+            self.coverage.hit("arbiter: dies before it told of an end");
+            return;
+        }
+        if !self.arbiter_runs(arbiter) {
+            return self.after(50 * MS, Happening::Tells { arbiter, life, incident });
+        }
+        self.checks.told(&incident);
+        if !matches!(self.store.mode, StoreMode::Fails | StoreMode::Hangs) {
+            self.store.untold.remove(&incident.id);
+        }
+    }
+
+    /// What an arbiter does that starts, or begins to lead: it tells of the ends that perhaps nobody was told of.
+    pub(super) fn tell_what_is_untold(&mut self, arbiter: usize) {
+        let untold: Vec<_> =
+            self.store.untold.iter().filter_map(|id| self.store.incidents.get(id)?.incident.clone()).collect();
+        for incident in untold {
+            self.coverage.hit("arbiter: tells of an end that perhaps nobody was told of");
+            self.tells_soon(arbiter, incident);
         }
     }
 
@@ -324,15 +360,10 @@ impl World<'_> {
     ) {
         if !self.is_life(arbiter, life) {
             // It died with the write under way: half of those are on the disk.
-            if life + 1 == self.arbiters[arbiter].life && self.random.one_in(2) && self.setting.arbiters == 1 {
+            let is_dead = !self.arbiters[arbiter].is_up && life + 1 == self.arbiters[arbiter].life;
+            if is_dead && self.random.one_in(2) && self.setting.arbiters == 1 {
                 self.coverage.hit("store: keeps what an arbiter died over");
                 let _ = self.take(&records, None);
-                // Open: an incident that ends with this record is told to nobody. Who starts again finds it closed.
-                for record in &records {
-                    if let Record::Incident(incident) = record {
-                        self.checks.told(incident);
-                    }
-                }
             }
             return;
         }
@@ -355,14 +386,7 @@ impl World<'_> {
             _ => self.take(&records, term),
         };
         if self.arbiters[arbiter].outstanding != Some(id) {
-            // It stopped leading meanwhile: nobody waits for this any more, and what it ends is told to nobody either.
-            if result.is_ok() {
-                for record in &records {
-                    if let Record::Incident(incident) = record {
-                        self.checks.told(incident);
-                    }
-                }
-            }
+            // It stopped leading meanwhile: nobody waits for this any more. Who leads next tells what it ended.
             return;
         }
         self.arbiters[arbiter].outstanding = None;

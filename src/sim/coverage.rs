@@ -19,7 +19,7 @@ pub(super) const STEPS: [&str; 7] =
     ["quiet", "fencing", "catching up", "promoting", "redirecting", "rejoining", "held"];
 
 /// What can be reached beside acts, faults and pairs.
-const PLACES: [&str; 61] = [
+const PLACES: [&str; 63] = [
     "agent: a promotion waits for an older lease",
     "agent: an old epoch's order was refused",
     "agent: an order came too late",
@@ -73,6 +73,8 @@ const PLACES: [&str; 61] = [
     "store: an answer was lost",
     "store: conflict",
     "store: keeps what an arbiter died over",
+    "arbiter: dies before it told of an end",
+    "arbiter: tells of an end that perhaps nobody was told of",
     "store: refused",
     "act: hangs",
     "act: loses its answer",

@@ -63,6 +63,7 @@ impl World<'_> {
                     let seen = self.seen(arbiter);
                     self.event(arbiter, Event::Leads { recovered, seen });
                     self.learn_primary(arbiter);
+                    self.tell_what_is_untold(arbiter);
                 }
             }
             _ if held.is_some() => self.stops_leading(arbiter, "another arbiter leads"),

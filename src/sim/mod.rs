@@ -21,9 +21,6 @@
 //! - A virtual machine that is stopped as a whole and wakes with an old clock is outside of what leases promise, and outside
 //!   of this world.
 //!
-//! Found here, known, and not mended yet: an incident whose last record becomes durable in the moment in which its arbiter dies
-//! is told to nobody. The judge looks away from that one case.
-//!
 //! To use it: [`Setting::new`] from a policy, [`Schedule::random`] or one of [`fault::singles`], then [`run`].
 
 mod agent;

@@ -92,12 +92,16 @@ fn play(setting: &Setting, schedule: &Schedule, is_told: bool) -> Outcome {
     let is_missed = !world.checks.is_enough() && is_missed(&world, schedule);
     world.run_until(healed);
     let bound = healed + HEALS_WITHIN + world.ns(setting.longest_wait());
+    let mut was_well = false;
     while world.now < bound && !world.checks.is_enough() {
         let next = world.now + LOOK_EVERY;
         world.run_until(next);
-        if world.is_well() {
+        // Twice in a row: what was begun in the last moment shows, and its report arrives.
+        let is_well = world.is_well();
+        if is_well && was_well {
             break;
         }
+        was_well = is_well;
     }
     world.conclude(is_missed)
 }

@@ -56,12 +56,7 @@ impl World<'_> {
         }
         for (signal, source) in &setting.sources {
             let super::Source::Agent(watch) = source else { continue };
-            let Some(evidence) = report.evidence.iter().find(|e| e.watch == *watch) else { continue };
-            let fact = if watch.is_about_running() {
-                Fact::Process { running: !evidence.is_so, detail: String::new() }
-            } else {
-                Fact::Alert { firing: evidence.is_so }
-            };
+            let Some(fact) = watch.fact_in(&report, challenge.0) else { continue };
             self.hand_over(arbiter, signal, observer.clone(), Some(name.clone()), Outcome::Fact(fact));
         }
         let appointed = report.appointed;

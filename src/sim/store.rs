@@ -1,7 +1,7 @@
 //! The store: keeps what it took, all of a batch or none, epochs by compare-and-swap, each number of a log once. One
 //! arbiter's own disk, or shared by several with a row that says who leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,8 @@ pub(super) struct Store {
     pub(super) mode: StoreMode,
     pub(super) state: Option<ClusterState>,
     pub(super) incidents: BTreeMap<IncidentId, Kept>,
+    /// Incidents that ended, and of whose end it is not written down yet that people were told.
+    pub(super) untold: BTreeSet<IncidentId>,
     pub(super) leader: Option<Leader>,
     terms: u64,
 }
@@ -96,6 +98,9 @@ impl Store {
             match record {
                 Record::Cluster { state, .. } => self.state = Some(state.clone()),
                 Record::Incident(incident) => {
+                    if incident.is_closed() {
+                        self.untold.insert(incident.id.clone());
+                    }
                     self.incidents.entry(incident.id.clone()).or_default().incident = Some((**incident).clone());
                 }
                 Record::IncidentPolicy { incident, policy } => {

@@ -105,6 +105,7 @@ pub(super) enum Happening {
     TellSealed { voice: Voice, arbiter: usize },
     Restart { member: usize, life: u32 },
     StoreAnswer { arbiter: usize, life: u32, term: Option<u64>, id: u64, records: Vec<crate::model::Record> },
+    Tells { arbiter: usize, life: u32, incident: Box<crate::model::Incident> },
     Elect { arbiter: usize, life: u32 },
     Elected { arbiter: usize, life: u32, sent: Time, term: Option<u64> },
     Sealing { arbiter: usize, life: u32 },
@@ -419,6 +420,7 @@ impl<'s> World<'s> {
             Happening::StoreAnswer { arbiter, life, term, id, records } => {
                 self.store_answers(arbiter, life, term, id, records);
             }
+            Happening::Tells { arbiter, life, incident } => self.tells(arbiter, life, incident),
             Happening::Elect { arbiter, life } => self.elect(arbiter, life),
             Happening::Elected { arbiter, life, sent, term } => self.elected(arbiter, life, sent, term),
             Happening::Sealing { arbiter, life } => self.drive_seal(arbiter, life),

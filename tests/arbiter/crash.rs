@@ -4,7 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Options, World};
+use crate::{
+    http::{Answer, Server},
+    world::{Options, World},
+};
 
 /// The acts of a failover and of the rejoin after it.
 const FAILOVER: [&str; 7] = ["fence", "forbidden_write", "catch_up", "promote", "redirect", "rejoin", "unfence"];
@@ -20,8 +23,18 @@ enum Kind {
     Switchover,
 }
 
+/// How people were told that each of the newest incidents stands.
+fn told(pager: &Server, incidents: &[Value]) -> Vec<Option<String>> {
+    let requests = pager.requests();
+    let last_of = |id: &Value| {
+        let mut of_it = requests.iter().rev().map(|request| request.json()["subject"]["incident"].clone());
+        Some(of_it.find(|incident| incident["id"] == *id)?["state"].as_str()?.to_owned())
+    };
+    incidents.iter().map(|incident| last_of(&incident["id"])).collect()
+}
+
 /// One round with this crash point: what came of it, as seen from outside, and how often the arbiter died.
-fn round(world: &mut World, kind: Kind, crash_at: Option<&str>) -> (Value, u32) {
+fn round(world: &mut World, pager: &Server, kind: Kind, crash_at: Option<&str>) -> (Value, u32) {
     world.kill_arbiter();
     world.revive = false;
     match crash_at {
@@ -55,10 +68,12 @@ fn round(world: &mut World, kind: Kind, crash_at: Option<&str>) -> (Value, u32) 
     world.revive = false;
 
     let incidents = world.incidents();
-    let mut list: Vec<Value> = incidents[..incidents.len() - incidents_before]
-        .iter()
-        .map(|i| json!([i["kind"], i["state"], i["epoch"].as_u64().unwrap() - epoch]))
-        .collect();
+    let newest = &incidents[..incidents.len() - incidents_before];
+    world.wait_until("people were told how each incident ended", |_| {
+        told(pager, newest).iter().zip(newest).all(|(told, incident)| told.as_deref() == incident["state"].as_str())
+    });
+    let mut list: Vec<Value> =
+        newest.iter().map(|i| json!([i["kind"], i["state"], i["epoch"].as_u64().unwrap() - epoch])).collect();
     list.sort_by_key(Value::to_string);
     let after = world.cluster().unwrap();
     let stored = world.member(new).command(&["GET", "coroner:epoch"]);
@@ -76,17 +91,19 @@ fn round(world: &mut World, kind: Kind, crash_at: Option<&str>) -> (Value, u32) 
     (found, world.deaths)
 }
 
-fn world() -> World {
-    World::start(Options::default())
+fn world() -> (World, Server) {
+    let pager = Server::start(|_| Answer::Status(200, "{}".into()));
+    let report = format!("- {{ webhook: {{ url: \"http://{}/\" }} }}", pager.address);
+    (World::start(Options { report, ..Options::default() }), pager)
 }
 
 /// Every point in `points` ends as an undisturbed round does.
 fn check(kind: Kind, points: &[String]) {
-    let mut world = world();
-    let (expected, _) = round(&mut world, kind, None);
+    let (mut world, pager) = world();
+    let (expected, _) = round(&mut world, &pager, kind, None);
     assert_eq!(expected["epoch"], 1);
     for point in points {
-        let (found, deaths) = round(&mut world, kind, Some(point));
+        let (found, deaths) = round(&mut world, &pager, kind, Some(point));
         assert_eq!(found, expected, "after a crash at {point}\n{}", world.portrait());
         assert_eq!(deaths, 1, "the arbiter did not die at {point}");
     }
@@ -94,10 +111,10 @@ fn check(kind: Kind, points: &[String]) {
 
 /// After every record, one by one, until a saga ends before the crash comes.
 fn check_records(kind: Kind, from: u32, by: usize) {
-    let mut world = world();
-    let (expected, _) = round(&mut world, kind, None);
+    let (mut world, pager) = world();
+    let (expected, _) = round(&mut world, &pager, kind, None);
     for number in (from..).step_by(by) {
-        let (found, deaths) = round(&mut world, kind, Some(&format!("after-persist:{number}")));
+        let (found, deaths) = round(&mut world, &pager, kind, Some(&format!("after-persist:{number}")));
         assert_eq!(found, expected, "after a crash at record {number}\n{}", world.portrait());
         if deaths == 0 {
             assert!(number > 5, "a saga has more than {number} records");
@@ -158,7 +175,7 @@ fn a1_an_arbiter_that_died_before_it_knew_finds_the_death_when_it_is_back() {
 
 #[test]
 fn a1_p19_a_loss_that_nobody_can_tell_is_held_until_a_person_accepts_it() {
-    let mut world = world();
+    let (mut world, _pager) = world();
     world.member_mut("broker-a").kill();
     world.kill_arbiter();
     world.run(&[]);

@@ -69,6 +69,27 @@ fn the_short_form_has_the_defaults_that_it_promises() {
     assert!(matches!(parts.sources["full"], Source::Agent { watch: Watch::Disk }));
 }
 
+/// That the agent itself is heard is asked like a heartbeat, and not like what it sees.
+#[test]
+fn an_agents_own_beat_is_a_heartbeat() {
+    let example = text("config/examples/agents.yaml");
+    let with = |condition: &str| {
+        let signal = "signals:\n      host: { agent: { watch: beat, of: primary } }";
+        let rule = format!(
+            "death_rules:\n      - {{ name: far away, when: {{ host: {condition} }}, verdict: suspect, then: alert }}"
+        );
+        load(&example.replacen("signals:", signal, 1).replacen("death_rules:", &rule, 1))
+    };
+    let config = with("{ silent: 1s }").unwrap();
+    let signal = &config.policy.clusters["orders"].signals["host"];
+    assert_eq!((signal.kind, signal.every), (SignalKind::Heartbeat, MS(250)));
+    assert!(matches!(config.clusters["orders"].sources["host"], Source::Agent { watch: Watch::Beat }));
+    for wrong in ["exited", "firing"] {
+        let mistakes = with(wrong).unwrap_err().to_string();
+        assert!(mistakes.contains(wrong), "{mistakes}");
+    }
+}
+
 #[test]
 fn the_long_form_says_everything_itself() {
     let config = load(&text("tests/config/good/agents.yaml")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coroner::sim::{Schedule, run_told};
+use coroner::sim::{Fault, Schedule, run_told};
 
 use crate::settings;
 
@@ -40,4 +40,47 @@ fn an_opening_that_took_long_is_taken_back_if_the_rule_holds_no_more() {
     let story = outcome.story.join("\n");
     assert_eq!((outcome.violations.len(), outcome.promotions, outcome.aborted), (0, 0, 1), "{story}");
     assert!(outcome.outage_ns < Duration::from_secs(3).as_nanos() as u64, "{story}");
+}
+
+/// The record that closed an incident was durable, and its arbiter died before it told anybody: whoever started again found
+/// the incident closed, and nobody ever heard of its end. What ended is kept as untold now until its report is on its way.
+#[test]
+fn the_end_of_an_incident_is_told_although_the_arbiter_died_over_its_record() {
+    let setting = settings::agents(&["a", "b"]);
+    let ms = Duration::from_millis;
+    let dies = (ms(500), Fault::KillBroker { member: 0 });
+    let ends = |schedule: &Schedule| {
+        let outcome = run_told(&setting, schedule);
+        let line = outcome.story.iter().find(|line| line.contains("is resolved")).cloned();
+        let at: f64 = line.unwrap().trim_start().split(' ').next().unwrap().parse().unwrap();
+        at * 1_000.0
+    };
+    let at = ends(&Schedule::of(5, std::slice::from_ref(&dies), ms(12_000))) as u64;
+    let mut told_again = 0;
+    for dies_at in at - 15..at + 6 {
+        let schedule = Schedule::of(5, &[dies.clone(), (ms(dies_at), Fault::KillArbiter { arbiter: 0 })], ms(12_000));
+        let outcome = run_told(&setting, &schedule);
+        assert_eq!(outcome.violations, [], "{}", outcome.story.join("\n"));
+        told_again += outcome.coverage.times("arbiter: tells of an end that perhaps nobody was told of");
+    }
+    assert!(told_again > 0, "it never died between the record of an end and its report");
+}
+
+/// The same among several: the one that closed it stopped leading before the store's answer came.
+#[test]
+fn the_end_of_an_incident_is_told_by_who_leads_next() {
+    let schedules = [
+        r#"{"seed":1197,"faults":[
+            {"at_ms":4800,"fault":{"freeze":{"member":0}}},
+            {"at_ms":6130,"fault":{"store":{"mode":"slow"}}}],"heal_after_ms":12832}"#,
+        r#"{"seed":1940,"faults":[
+            {"at_ms":3300,"fault":{"store":{"mode":"loses_answers"}}},
+            {"at_ms":3310,"fault":"kill_primary"}],"heal_after_ms":11265}"#,
+    ];
+    for text in schedules {
+        let outcome = run_told(&settings::several(), &schedule(text));
+        let story = outcome.story.join("\n");
+        assert_eq!(outcome.violations, [], "{story}");
+        assert_eq!(outcome.coverage.times("arbiter: tells of an end that perhaps nobody was told of"), 1, "{story}");
+    }
 }

@@ -53,6 +53,7 @@ pub(crate) fn incident(id: &str, cluster: &str, state: IncidentState) -> Inciden
         outage: Outage::default(),
         rejoin: None,
         acknowledged: None,
+        untold: false,
     }
 }
 

@@ -93,7 +93,9 @@ fn delay_of(
 ) -> Option<Duration> {
     let spec = policy.signals.get(signal)?;
     let look = spec.fresh_for.max(spec.every);
-    if let Some(Source::Agent { watch }) = parts.sources.get(signal) {
+    if let Some(Source::Agent { watch }) = parts.sources.get(signal)
+        && *watch != Watch::Beat
+    {
         // Told at once when it changes.
         let guards = parts.guards.values();
         let slowest = guards.map(|guard| guard.progress_every + guard.progress_timeout).max();

@@ -7,10 +7,8 @@ use crate::{
     config::{ClusterConfig, Config, Part, Source},
     mesh::message::Beat,
     model::{
-        ClusterName, ClusterPolicy, Fact, MemberName, NodeName, Observer, Outcome, PartyName,
-        agent::{Evidence, MemberReport},
-        observation::AGENTS_SIGNAL,
-        policy::Observers,
+        ClusterName, ClusterPolicy, Fact, MemberName, NodeName, Observer, Outcome, PartyName, agent::MemberReport,
+        observation::AGENTS_SIGNAL, policy::Observers,
     },
 };
 
@@ -48,7 +46,7 @@ pub(super) fn observations(config: &Config, from: &PartyName, beat: &Beat) -> Ve
                 let is_its_own = members.iter().any(|(c, m)| (c, m) == (cluster, member));
                 let Some((policy, parts)) = find(config, cluster).filter(|_| is_its_own) else { continue };
                 let observer = Observer::Member(member.clone());
-                for (signal, fact) in of_member(policy, parts, member, report) {
+                for (signal, fact) in of_member(policy, parts, member, report, beat.challenge) {
                     tell(cluster, &signal, &observer, Some(member.clone()), fact);
                 }
             }
@@ -78,6 +76,7 @@ fn of_member(
     parts: &ClusterConfig,
     member: &MemberName,
     report: &MemberReport,
+    challenge: u64,
 ) -> Vec<(String, Fact)> {
     let mut facts = vec![(AGENTS_SIGNAL.to_owned(), Fact::Agent(Box::new(report.clone())))];
     if let (Some(signal), Some(role), Some(age)) = (&policy.role_signal, &report.role, report.role_age)
@@ -93,19 +92,9 @@ fn of_member(
     };
     for (signal, source) in parts.sources.iter().filter(|(name, _)| concerns(name)) {
         let Source::Agent { watch } = source else { continue };
-        // What the agent cannot watch it does not tell of: that is unknown, and kills nobody.
-        let Some(evidence) = report.evidence.iter().find(|e| e.watch == *watch) else { continue };
-        facts.push((signal.as_str().to_owned(), fact_of(evidence)));
+        facts.extend(watch.fact_in(report, challenge).map(|fact| (signal.as_str().to_owned(), fact)));
     }
     facts
-}
-
-fn fact_of(evidence: &Evidence) -> Fact {
-    if evidence.watch.is_about_running() {
-        Fact::Process { running: !evidence.is_so, detail: evidence.detail.clone() }
-    } else {
-        Fact::Alert { firing: evidence.is_so }
-    }
 }
 
 fn signals_of_node<'a>(policy: &'a ClusterPolicy, parts: &'a ClusterConfig, node: &NodeName) -> Vec<&'a str> {

@@ -22,7 +22,7 @@ use crate::{
     model::{
         MemberName, NodeName, NodeTarget, Proof, Target,
         agent::Watch,
-        policy::{Observers, SignalKind, SignalPolicy, Subjects, Traffic},
+        policy::{Observers, SignalPolicy, Subjects, Traffic},
         time::human,
     },
 };
@@ -349,7 +349,7 @@ impl Resolver<'_> {
         let (watch, subjects) = (watch?.value, subjects?);
         let every = self.mesh.as_ref()?.beat_every;
         let policy = SignalPolicy {
-            kind: if watch.is_about_running() { SignalKind::Process } else { SignalKind::Alert },
+            kind: watch.kind(),
             observers: Observers::Members,
             subjects,
             every,

@@ -468,6 +468,8 @@ impl Scene<'_> {
         let is_its_own = id.subject.as_ref() == Some(member);
         let is_primary = member == self.primary;
         match (kind, observers) {
+            // An agent says that of itself: it lives on though its broker does not.
+            (SignalKind::Heartbeat, _) if self.is_agents(id) => (is_its_own && is_cut_off).then_some(Sight::Silent),
             (SignalKind::Heartbeat, _) => is_its_own.then_some(Sight::Silent),
             (SignalKind::Process | SignalKind::Alert, Observers::Members) if is_its_own => match plight {
                 Plight::CutOff => Some(Sight::Silent),
@@ -497,8 +499,12 @@ impl Scene<'_> {
             Watch::Process | Watch::Cgroup | Watch::Unit | Watch::Listener => is_dead.then_some(Sight::Running(false)),
             Watch::Progress => Some(Sight::Firing(true)),
             Watch::Frozen => (!is_dead).then_some(Sight::Firing(true)),
-            Watch::Stuck | Watch::Pressure | Watch::Disk | Watch::Rebooted => None,
+            Watch::Stuck | Watch::Pressure | Watch::Disk | Watch::Rebooted | Watch::Beat => None,
         }
+    }
+
+    fn is_agents(&self, id: &StreamId) -> bool {
+        matches!(self.parts.sources.get(&id.signal), Some(Source::Agent { .. }))
     }
 }
 
