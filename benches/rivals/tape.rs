@@ -33,11 +33,12 @@ impl Random {
     }
 }
 
-fn stand_up() -> Stage {
+/// A pair under load that is whole, and who is primary.
+fn stand_up() -> (Stage, &'static str) {
     let stage = Stage::new(false, None);
     Coroner.start(&stage);
-    ready(&Coroner, &stage).unwrap_or_else(|why| panic!("not ready: {why}\n{}", stage.story()));
-    stage
+    let primary = ready(&Coroner, &stage).unwrap_or_else(|why| panic!("not ready: {why}\n{}", stage.story()));
+    (stage, primary)
 }
 
 /// Clock ticks of a process, of the kernel's hundred in a second.
@@ -56,8 +57,7 @@ fn resident_kib(pid: u32) -> u64 {
 /// Prints what each process takes over twenty quiet seconds under the clients' load.
 pub(crate) fn footprint() {
     const FOR: Duration = Duration::from_secs(20);
-    let stage = stand_up();
-    let primary = stage.primary().unwrap();
+    let (stage, primary) = stand_up();
     let names = ["m", "s", "n1"].map(agent_of).into_iter().chain(["arbiter".to_owned()]);
     let before: Vec<(String, u32, u64)> =
         names.map(|name| (stage.pid(&name).unwrap(), name)).map(|(pid, name)| (name, pid, ticks(pid))).collect();
@@ -92,7 +92,7 @@ impl Drop for Hogs {
 pub(crate) fn play(length: Duration) {
     let seed = std::env::var("CORONER_BENCH_TAPE_SEED").ok().map_or_else(now, |text| text.parse().unwrap());
     let mut random = Random(seed);
-    let stage = stand_up();
+    let (stage, _) = stand_up();
     println!("\nthe tape of disturbances, {} s, seed {seed}", length.as_secs());
     let started = now();
     let (mut epoch_was, mut moves) = (epoch(&stage).unwrap(), 0);

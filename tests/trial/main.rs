@@ -90,6 +90,7 @@ clusters:
       process: {{ agent: {{ watch: process, of: primary }} }}
       processes: {{ agent: {{ watch: process, of: members }} }}
       frozen: {{ agent: {{ watch: frozen, of: primary }} }}
+      host: {{ agent: {{ watch: beat, of: primary }} }}
     death_rules:
 {rules}
     failover:

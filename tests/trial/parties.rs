@@ -54,6 +54,21 @@ fn a_primary_can_be_dead_frozen_or_cut_off() {
     passes("{ primary: frozen from 5s until 6s }", "[{ at: 5500ms, then: alert }, { never: dead }, { then: nothing }]");
 }
 
+/// The agent itself lives on when its broker does not; it is unheard only where its host is cut off, or it is gone itself.
+#[test]
+fn an_agent_is_heard_unless_its_host_is_cut_off() {
+    let rules = "\n      - { name: unheard, when: { host: { silent: 2s } }, verdict: suspect, then: alert }\n";
+    let holds = |given: &str, expect: &str| {
+        let tests = format!("  - {{ name: t, given: {given}, expect: {expect} }}");
+        let outcome = all(&load(&file("auto", rules, &tests))).remove(0);
+        assert!(outcome.passed, "given {given}, expect {expect}:\n{}", shown(&outcome));
+    };
+    holds("{ primary: dead }", "{ never: suspect }");
+    holds("{ primary: frozen }", "{ never: suspect }");
+    holds("{ primary: cut off from 5s }", "{ rule: unheard, verdict: suspect, not_before: 6s, by: 8s }");
+    holds("{ agents: { a: silent from 5s } }", "{ rule: unheard, verdict: suspect, not_before: 6s, by: 8s }");
+}
+
 #[test]
 fn a_standby_or_a_node_that_goes_is_no_death_of_the_primary() {
     passes("{ standbys: dead }", "{ verdict: alive, never: [dead, suspect] }");
