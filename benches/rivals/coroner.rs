@@ -147,7 +147,7 @@ arbiter:
   name: a
   listen: { http: "10.213.0.1:7400", socket: "@DIR@/coroner.sock" }
   store: "sqlite:@DIR@/coroner.db"
-  tilt: { after: 500ms, for: 1s }
+  tilt: { after: 50ms, for: 300ms }
   check_fences_every: 5s
 mesh:
   key: "${env:LAB_MESH_KEY}"

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod host;
 pub mod keep;
 pub mod observe;
+pub mod patience;
 pub mod preserve;
 pub mod progress;
 pub mod real;
@@ -157,6 +158,9 @@ pub async fn run(path: &Path, name: Option<&str>) -> Result<(), AgentError> {
             let (every, timeout) = (guard.progress_every, guard.progress_timeout);
             tokio::spawn(progress::ask(Arc::clone(broker), hands.target.clone(), every, timeout, state.clone()));
         }
+    }
+    if !hands.is_empty() {
+        tokio::spawn(progress::show_pulse(state.clone()));
     }
     let nodes = start_nodes(&config, mesh, &me, &brokers, &state)?;
     let members = config.clusters.iter().flat_map(|(cluster, working)| {

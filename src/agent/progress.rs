@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::state::{StateHandle, Told};
+use super::{
+    patience::PULSE_EVERY,
+    state::{StateHandle, Told},
+};
 use crate::{
     broker::{Ask, Broker},
     model::{Fact, Failure, FailureKind, Outcome, Target, observation::RoleReport},
@@ -21,6 +24,16 @@ pub async fn ask(broker: Arc<dyn Broker>, target: Target, every: Duration, timeo
         let asked = clock::now();
         let answer = answer(broker.ask(Ask::Role, &target, timeout).await);
         state.tell(Told::Progress { cluster: target.cluster.clone(), asked, answer });
+    }
+}
+
+/// Shows for ever that threads like those that ask are run: where they are not, a missing answer says nothing.
+pub async fn show_pulse(state: StateHandle) {
+    let mut ticks = interval(PULSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        state.show_pulse(clock::now());
     }
 }
 

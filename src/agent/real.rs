@@ -17,15 +17,19 @@ use super::{
     host::{Host, rehearse_kill},
     keep::Keeper,
     observe::Drops,
+    patience::Processor,
     preserve::preserve,
     spec::GateSpec,
     state::{GateKeeper, Watching},
 };
-use crate::model::{
-    FenceHealth, Order, Time,
-    agent::{Evidence, ProcessIdentity},
-    policy::LeasePolicy,
-    time::human,
+use crate::{
+    model::{
+        FenceHealth, Order, Time,
+        agent::{Evidence, ProcessIdentity},
+        policy::LeasePolicy,
+        time::human,
+    },
+    sys::process,
 };
 
 /// /proc is looked at this often, beside what the kernel tells by itself.
@@ -73,6 +77,12 @@ impl Watching for RealWatching {
 
     fn identity(&self) -> ProcessIdentity {
         self.watcher.identity()
+    }
+
+    fn processor(&self) -> Option<Processor> {
+        let pid = Some(self.watcher.identity().pid).filter(|pid| *pid > 0)?;
+        let (is_runnable, ran) = process::processor(pid)?;
+        Some(Processor { is_runnable, ran })
     }
 }
 

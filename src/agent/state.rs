@@ -6,6 +6,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     time::Duration,
@@ -13,7 +14,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::driver::{Host, PartyHandle};
+use super::{
+    driver::{Host, PartyHandle},
+    patience::{Patience, Processor},
+};
 use crate::{
     mesh::party::Input,
     model::{
@@ -44,6 +48,8 @@ pub trait Watching: Send + 'static {
     fn evidence(&self) -> Vec<Evidence>;
     /// Of which boot and process.
     fn identity(&self) -> ProcessIdentity;
+    /// How its main thread stands with the processors, if that is known. Must not block.
+    fn processor(&self) -> Option<Processor>;
 }
 
 /// The gate before a broker's port.
@@ -136,9 +142,19 @@ pub enum News {
 pub struct StateHandle {
     told: Sender<Told>,
     party: PartyHandle,
+    pulse: Arc<Pulse>,
 }
 
+/// When an ordinary thread of the agent showed last that it runs; zero: it never did.
+#[derive(Debug, Default)]
+struct Pulse(AtomicU64);
+
 impl StateHandle {
+    /// The calling thread runs: called every [`super::patience::PULSE_EVERY`] while the process is well.
+    pub fn show_pulse(&self, now: Time) {
+        self.pulse.0.store(now.0, Ordering::Relaxed);
+    }
+
     /// Tells it.
     pub fn tell(&self, told: Told) {
         if self.told.send(told).is_ok() {
@@ -155,13 +171,13 @@ impl StateHandle {
 
 /// The other half of a handle, before the party's thread runs.
 #[derive(Debug)]
-pub struct StateSender(Sender<Told>);
+pub struct StateSender(Sender<Told>, Arc<Pulse>);
 
 impl StateSender {
     /// Complete.
     #[must_use]
     pub fn with(self, party: PartyHandle) -> StateHandle {
-        StateHandle { told: self.0, party }
+        StateHandle { told: self.0, party, pulse: self.1 }
     }
 }
 
@@ -173,13 +189,14 @@ pub struct HostState {
     reports: Arc<Reports>,
     guarded: BTreeMap<ClusterName, Known>,
     told: Receiver<Told>,
+    pulse: Arc<Pulse>,
     news: Box<dyn FnMut(News) + Send>,
 }
 
 struct Known {
     guarded: Guarded,
     role: Option<(RoleReport, Time)>,
-    progressed: Option<Time>,
+    patience: Patience,
     silence: Option<String>,
     open_until: Option<Time>,
     is_drilled: bool,
@@ -198,10 +215,11 @@ impl HostState {
     #[must_use]
     pub fn new(guarded: BTreeMap<ClusterName, Guarded>, news: Box<dyn FnMut(News) + Send>) -> (Self, StateSender) {
         let (sender, told) = channel();
-        let known = |guarded| Known {
+        let pulse = Arc::<Pulse>::default();
+        let known = |guarded: Guarded| Known {
+            patience: Patience::new(guarded.progress_timeout),
             guarded,
             role: None,
-            progressed: None,
             silence: None,
             open_until: None,
             is_drilled: false,
@@ -213,7 +231,8 @@ impl HostState {
             admitted_until: None,
         };
         let guarded = guarded.into_iter().map(|(cluster, guarded)| (cluster, known(guarded))).collect();
-        (Self { reports: Arc::default(), guarded, told, news }, StateSender(sender))
+        let state = Self { reports: Arc::default(), guarded, told, pulse: Arc::clone(&pulse), news };
+        (state, StateSender(sender, pulse))
     }
 
     /// The newest reports, as they come.
@@ -228,13 +247,14 @@ impl HostState {
         self.reports.store(Arc::new(all.collect()));
     }
 
-    fn take_in(&mut self, told: Told) -> Option<Input> {
+    fn take_in(&mut self, now: Time, told: Told) -> Option<Input> {
         match told {
             Told::Progress { cluster, asked, answer } => {
                 let known = self.guarded.get_mut(&cluster)?;
                 match answer {
                     Ok(role) => {
-                        known.progressed = known.progressed.max(Some(asked));
+                        let ran = known.guarded.watching.processor().map(|processor| processor.ran);
+                        known.patience.has_answered(now, asked, ran);
                         known.silence = None;
                         known.role = role.map(|role| (role, asked)).or_else(|| known.role.take());
                     }
@@ -266,17 +286,14 @@ impl Known {
         evidence.iter().filter(tells).any(|e| e.is_so && e.certainty == Certainty::Proven)
     }
 
-    fn silent_at(&self) -> Option<Time> {
-        self.progressed.map(|at| at + self.guarded.progress_timeout)
-    }
-
     /// The report, and whether the lease may be renewed.
-    fn report(&mut self, now: Time) -> (MemberReport, bool) {
+    fn report(&mut self, now: Time, pulse: Option<Time>) -> (MemberReport, bool) {
         let mut evidence = self.guarded.watching.evidence();
-        let is_silent = self.silent_at().is_none_or(|at| at <= now);
+        let is_silent = self.patience.is_silent(now, pulse, || self.guarded.watching.processor());
+        let answered = self.patience.answered();
         // At once, whatever the grace for a restart: the party knows of that, and is told when a start begins.
         let may_renew = !is_silent && !Self::is_gone(&evidence) && !Self::is_stuck(&evidence);
-        let detail = match (is_silent, self.progressed, &self.silence) {
+        let detail = match (is_silent, answered, &self.silence) {
             (false, ..) => "it answers".into(),
             (true, None, None) => "it was not asked yet".into(),
             (true, None, Some(why)) => format!("it has not answered yet: {why}"),
@@ -287,7 +304,7 @@ impl Known {
                 if silent.is_zero() { why.to_owned() } else { format!("no answer for {}: {why}", human(silent)) }
             }
         };
-        if self.progressed.is_some() || self.silence.is_some() {
+        if answered.is_some() || self.silence.is_some() {
             let certainty = Certainty::Unreachable;
             evidence.push(Evidence { watch: Watch::Progress, certainty, is_so: is_silent, detail });
         }
@@ -366,7 +383,7 @@ impl Known {
         let told_again = self.last_told.as_ref().map(|(_, _, at)| *at + TELL_AGAIN_AFTER);
         // Only what lies ahead of the last look: what has passed was seen then.
         let ahead = |at: Option<Time>| at.filter(|at| *at > self.looked);
-        let turns = [self.silent_at(), self.open_until].map(ahead);
+        let turns = [self.patience.looks_again(), self.open_until].map(ahead);
         let own = [self.guarded.watching.poll_timeout(), self.gate_retry, told_again];
         own.into_iter().chain(turns).flatten().min()
     }
@@ -390,8 +407,9 @@ impl Host for HostState {
         let now = now.boot;
         let mut inputs = Vec::new();
         let mut has_news = false;
+        let pulse = Some(Time(self.pulse.0.load(Ordering::Relaxed))).filter(|at| *at != Time::ZERO);
         while let Ok(told) = self.told.try_recv() {
-            inputs.extend(self.take_in(told));
+            inputs.extend(self.take_in(now, told));
         }
         for (cluster, known) in &mut self.guarded {
             let watching = &mut known.guarded.watching;
@@ -402,7 +420,7 @@ impl Host for HostState {
                 (self.news)(news);
             }
             known.admit(now);
-            let (report, may_renew) = known.report(now);
+            let (report, may_renew) = known.report(now, pulse);
             known.looked = now;
             let is_news = known.last_told.as_ref().is_none_or(|(last, may, at)| {
                 *may != may_renew || !is_same(last, &report) || now.since(*at) >= TELL_AGAIN_AFTER

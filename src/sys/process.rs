@@ -10,6 +10,7 @@ use std::{
     io::ErrorKind,
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use procfs::process::{Process, Stat};
@@ -157,6 +158,18 @@ pub fn started_unix(identity: &Identity) -> Option<f64> {
     let ticks = u32::try_from(identity.start_ticks / 100).ok()?;
     // Linux has shown start times in hundredths of a second to programs on every architecture since 2.6.
     Some(booted + f64::from(ticks))
+}
+
+/// Whether a process's main thread runs or waits for a processor, and how long it has run in its life. `None`: it is gone,
+/// or the kernel does not count (`CONFIG_SCHED_INFO`).
+#[must_use]
+pub fn processor(pid: i32) -> Option<(bool, Duration)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is the process's own choice.
+    let state = stat.rsplit_once(") ")?.1.bytes().next()?;
+    let counted = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    let ran: u64 = counted.split(' ').next()?.parse().ok()?;
+    Some((state == b'R', Duration::from_nanos(ran)))
 }
 
 /// A process held by a descriptor: signals to it cannot hit another.
@@ -395,7 +408,7 @@ mod tests {
         assert_eq!(Handle::open(&stranger).unwrap_err(), HandleError::Gone);
         let handle = Handle::open(&id).unwrap();
         handle.signal(Signal::KILL).unwrap();
-        tokio::time::timeout(std::time::Duration::from_secs(10), handle.ended()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), handle.ended()).await.unwrap();
         // Nobody has reaped it yet: a signal to it would still "succeed".
         assert!(look(id.pid).is_some_and(|p| p.has_ended()));
         assert!(handle.signal(Signal::TERM).is_ok());
