@@ -1,16 +1,19 @@
 //! What agents tell: of members that only they reach, of who reaches whom, of epochs, and who is to hold the lease.
 
 use coroner::model::{
-    ClusterPolicy, Command, Epoch, Event, Fact, FenceHealth, Observer, Outcome, PartyName, Role,
+    ClusterPolicy, Command, Condition, Epoch, Event, Fact, FenceHealth, Observer, Outcome, PartyName, Role, Truth,
+    Verdict,
     agent::{GateState, MemberReport},
     explain::Guard,
     observation::{AGENTS_SIGNAL, RoleReport},
+    policy::{Observers, SignalKind, Subjects},
+    rule::Reaction,
 };
 
 use crate::{
     bench::{Bench, Script},
     court::{Court, role},
-    policy::{NS, full, leased, policy, secs},
+    policy::{NS, full, is, leased, policy, rule, secs, signal},
 };
 
 fn primary_a(cluster: ClusterPolicy) -> Court {
@@ -307,4 +310,21 @@ fn who_is_to_hold_the_lease() {
     assert_eq!(appointment(&bench), Some(("b".into(), 2)));
     bench.run_for(secs(5));
     assert_eq!(appointment(&bench), Some(("a".into(), 3)));
+}
+
+/// An agent speaks for its own member, and for no other.
+#[test]
+fn what_an_agent_says_of_another_member_is_not_heard() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.signals.insert("process".into(), signal(SignalKind::Process, Observers::Members, Subjects::Primary));
+    cluster.rules = vec![rule("gone", is("process", Condition::Exited), Verdict::Dead, Reaction::Alert)];
+    let mut court = primary_a(cluster);
+    let gone = |running: bool| Outcome::Fact(Fact::Process { running, detail: String::new() });
+    court.sees("process", Observer::Member("b".into()), Some("a"), gone(false));
+    assert_eq!(court.truth(), Truth::Unknown, "b's agent cannot know");
+    court.sees("process", Observer::Member("a".into()), Some("a"), gone(true));
+    court.sees("process", Observer::Member("b".into()), Some("a"), gone(false));
+    assert_eq!(court.truth(), Truth::False);
+    court.sees("process", Observer::Member("a".into()), Some("a"), gone(false));
+    assert_eq!(court.truth(), Truth::True);
 }

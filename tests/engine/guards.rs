@@ -2,8 +2,8 @@
 
 use coroner::model::{
     ClusterPolicy, Command, Condition, Effect, Event, Fact, FenceHealth, Mode, Notice, Observation, Observer, Outcome,
-    Policy, Proof, Role, Rule, Verdict, command::CommandErrorCode, explain::Guard, policy::Rejoin, record::Recovered,
-    rule::Reaction,
+    Policy, Proof, Role, Rule, Verdict, WallAnchor, command::CommandErrorCode, explain::Guard, policy::Rejoin,
+    record::Recovered, rule::Reaction,
 };
 
 use crate::{
@@ -359,6 +359,60 @@ fn approval_is_a_person() {
     bench.run_for(secs(10));
     assert!(bench.done.is_empty());
     assert!(bench.notices().any(|n| matches!(n, Notice::ActBlocked { guards, .. } if guards[0].0 == Guard::Approval)));
+}
+
+/// A rule may be narrower than its cluster, and never wider.
+#[test]
+fn a_rule_that_may_act_does_not_in_a_cluster_that_may_not() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.mode = Mode::Manual;
+    cluster.rules[0].mode = Some(Mode::Auto);
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_for(secs(10));
+    assert!(bench.done.is_empty(), "{:?}", bench.done);
+    assert!(bench.notices().any(|n| matches!(n, Notice::ActBlocked { guards, .. } if guards[0].0 == Guard::Approval)));
+}
+
+/// A wall clock that is set forward ends no cooldown: its age is told by the arbiter's own clock while it lives.
+#[test]
+fn the_wall_clock_ends_no_cooldown() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.cooldown = secs(120);
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(60), "failed over", |b| b.is_quiet() && b.store.state().primary == Some("b".into()));
+    bench.revive("a");
+    bench.run_until(secs(60), "back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
+    let anchor = bench.engine.anchor();
+    let tomorrow = WallAnchor { boot: bench.now, unix_ms: anchor.unix_ms_at(bench.now) + 86_400_000 };
+    bench.event(Event::WallClockRead(tomorrow));
+    bench.kill("b");
+    bench.run_for(secs(20));
+    assert!(reason(&bench, Guard::Cooldown).is_some(), "{}", bench.story());
+    assert_eq!(bench.store.state().primary, Some("b".into()));
+    bench.run_until(secs(120), "it ends all the same", |b| b.store.state().primary == Some("a".into()));
+}
+
+/// While the primary is suspected nobody is brought back: that would stand in the way of replacing it.
+#[test]
+fn nobody_is_brought_back_beside_a_primary_that_is_suspected() {
+    let mut cluster = full(&["a", "b"]);
+    cluster.failover.cooldown = secs(3_600);
+    cluster.rules.push(rule("odd", is("ping", Condition::Failing), Verdict::Suspect, Reaction::Alert));
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(60), "b serves", |b| b.is_quiet() && b.store.state().primary == Some("b".into()));
+    bench.kill("b");
+    bench.run_until(secs(10), "b is suspected", |b| {
+        b.engine.why(b.now, &"orders".into()).unwrap().verdict >= Verdict::Suspect
+    });
+    bench.revive("a");
+    bench.run_for(secs(10));
+    assert!(bench.incident().is_none(), "{}", bench.story());
+    assert!(bench.store.state().quarantined.contains_key("a"));
+    bench.revive("b");
+    bench.run_until(secs(60), "a is back", |b| b.is_quiet() && b.store.state().quarantined.is_empty());
 }
 
 /// A rule in shadow is judged and told, and never acts nor decides.

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use coroner::model::{
-    Condition, Epoch, Event, Fact, Failure, FailureKind, Observer, Outcome, Role, Truth,
+    Condition, Epoch, Event, Fact, Failure, FailureKind, Observer, Outcome, Role, Truth, Verdict,
     explain::Guard,
     policy::{Observers, SignalKind, Subjects},
     record::{ClusterState, Recovered},
-    rule::Count,
+    rule::{Count, Reaction},
 };
 
 use crate::{
     court::{Court, ok, role},
-    policy::{full, is, ms, policy, secs, signal},
+    policy::{bare, full, is, ms, policy, rule, secs, signal},
 };
 
 fn state(epoch: u64, primary: &str) -> ClusterState {
@@ -106,6 +106,19 @@ fn what_other_arbiters_see_counts_for_unreachable_by_alone() {
     assert_eq!(court.truth(), Truth::True, "those that are not heard any more are not counted");
     peer(&mut court, "y", Outcome::Fact(ok()));
     assert_eq!(court.truth(), Truth::False);
+
+    // One that is heard and tells nothing of this any more has no word in it.
+    let mut two = bare(&["a", "b"]);
+    let looked = || signal(SignalKind::Check, Observers::Arbiter, Subjects::Member("a".into()));
+    two.signals.extend([("s".into(), looked()), ("t".into(), looked())]);
+    two.rules = vec![rule("r", is("s", Condition::UnreachableBy(Count::Majority)), Verdict::Dead, Reaction::Alert)];
+    let mut court = Court::of(two);
+    court.failure(FailureKind::TimedOut);
+    peer(&mut court, "y", fails());
+    assert_eq!(court.truth(), Truth::True, "two of two");
+    court.at(secs(5)).failure(FailureKind::TimedOut);
+    court.sees("t", Observer::Peer("y".into()), Some("a"), Outcome::Fact(ok()));
+    assert_eq!(court.truth(), Truth::Unknown, "what y saw five seconds ago is no second word");
 
     let mut court = cluster(Condition::Failing);
     court.fact(ok());

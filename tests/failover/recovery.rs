@@ -1,6 +1,9 @@
 //! A1 to A9: the arbiter dies after every single record and every single act, and starts again: the same end.
 
-use coroner::model::{ClusterPolicy, Command};
+use coroner::model::{
+    ClusterPolicy, Command,
+    record::{LogEntry, Record},
+};
 
 use crate::{
     bench::{Bench, Crash, Script},
@@ -295,4 +298,25 @@ fn what_has_ended_is_not_done_again_after_a_restart() {
     bench.restart(secs(1));
     bench.run_until(secs(60), "it is over", Bench::is_over);
     assert_eq!(count(&bench), [1; 6], "{:?}", bench.done);
+}
+
+/// However it came into the log: what asks to give up is not heeded once the standby may have been promoted.
+#[test]
+fn a_request_to_give_up_found_behind_a_promotion_gives_nothing_up() {
+    let mut bench = Bench::settled(policy(vec![two()]));
+    bench.default_script.insert("promote b".into(), Script::Unknown);
+    bench.kill("a");
+    bench.run_until(secs(120), "it is held", Bench::is_held);
+    let (incident, log) = bench.store.newest().unwrap();
+    let record = Record::Log {
+        incident: incident.id.clone(),
+        cluster: incident.cluster.clone(),
+        number: u32::try_from(log.len()).unwrap() + 1,
+        entry: LogEntry::AbortRequested { reason: "a person was tired".into() },
+    };
+    bench.store.persist(&[record]).unwrap();
+    bench.restart(secs(1));
+    bench.run_for(secs(60));
+    assert!(bench.log().iter().all(|entry| !matches!(entry, LogEntry::Aborted { .. })), "{}", bench.story());
+    assert!(!bench.is_over());
 }

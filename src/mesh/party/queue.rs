@@ -107,3 +107,24 @@ fn cut(value: &mut Value, limit: usize) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Time;
+
+    /// A disk that hangs over something else keeps no gate open, and nothing asked for before opens it again.
+    #[test]
+    fn a_gate_closes_past_a_disk_that_hangs() {
+        let cluster = ClusterName::from("orders");
+        let mut queue = Queue::default();
+        queue.persist(Durable::default());
+        let Some(Output::Persist { id, .. }) = queue.pop() else { panic!("a record comes first") };
+        queue.push(Output::Gate { cluster: cluster.clone(), until: Some(Time(9)) });
+        assert!(queue.pop().is_none(), "opening waits for the disk");
+        queue.close(&cluster);
+        assert!(matches!(queue.pop(), Some(Output::Gate { until: None, .. })), "closing does not");
+        queue.persisted(id);
+        assert!(queue.pop().is_none(), "what was asked for before it was closed");
+    }
+}
