@@ -209,6 +209,26 @@ fn a_lease_runs_out_when_the_evidence_says_no() {
     assert!(world.is_open(a));
 }
 
+/// Grants that are on their way when the evidence says no come too late: they were asked for by a broker that lived.
+#[test]
+fn a_grant_that_comes_after_the_evidence_extends_nothing() {
+    for phase_ms in [0, 7, 19, 33, 48] {
+        let mut world = serving(6, &["arbiter", "a", "b"]).with_clocks(1_000);
+        let a = world.index("a");
+        world.network.delay = (40 * MS, 41 * MS);
+        let now = world.now;
+        world.run_until(now + (500 + phase_ms) * MS);
+        assert!(world.is_open(a));
+        world.hosts[a].may_renew = false;
+        world.tell_member(a);
+        let from = world.now;
+        world.run_while(from + 500 * MS, |world| world.is_open(a));
+        // What was granted by then was asked for 80 ms before.
+        let closed_ms = (world.now - from) / MS;
+        assert!(closed_ms <= 200 - 80 + 14, "phase {phase_ms} ms: closed after {closed_ms} ms");
+    }
+}
+
 #[test]
 fn giving_up_closes_at_once_and_for_this_appointment() {
     let mut world = serving(7, &["arbiter", "a", "b"]);
