@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use crate::model::Time;
 
-/// How often the agent's ordinary thread shows that it runs.
+/// How often the agent's ordinary threads show that they are run.
 pub const PULSE_EVERY: Duration = Duration::from_millis(20);
-/// One that showed nothing for this long is itself not run.
-const PULSE_LATE: Duration = Duration::from_millis(60);
+/// Without a sign for this long they are not run.
+const PULSE_MISSING: Duration = Duration::from_millis(60);
+/// Nor are they run as they should if, of the time since the last question that was answered, this part passed in waiting: a
+/// question and its answer wait for a processor three times, the agent's thread twice.
+const LATE_PART: u32 = 8;
 /// Silence is excused for so many times the timeout, counted from the last answer.
 const MOST: u32 = 5;
 
@@ -29,12 +32,45 @@ pub struct Processor {
     pub ran: Duration,
 }
 
+/// How the agent's ordinary threads, those that ask, stand with the processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// When they showed last that they are run; zero: they never did.
+    pub at: Time,
+    /// How much too late all their signs together came.
+    pub late: Duration,
+}
+
+impl Pulse {
+    /// They show it now.
+    #[must_use]
+    pub fn shown(self, now: Time) -> Self {
+        let gap = if self.at == Time::ZERO { PULSE_EVERY } else { now.since(self.at) };
+        Self { at: now, late: self.late + gap.saturating_sub(PULSE_EVERY) }
+    }
+
+    fn is_known(self) -> bool {
+        self.at != Time::ZERO
+    }
+}
+
+/// The last answer.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    /// When it was asked.
+    asked: Time,
+    /// When the answer came.
+    came: Time,
+    /// How long the broker had run in its life then.
+    ran: Option<Duration>,
+    late: Duration,
+}
+
 /// What is known of one broker's answers.
 #[derive(Debug)]
 pub struct Patience {
     timeout: Duration,
-    /// When it was asked what it answered last; when that came, and how long it had run then.
-    answered: Option<(Time, Time, Option<Duration>)>,
+    answered: Option<Answered>,
     excused_until: Option<Time>,
 }
 
@@ -48,13 +84,13 @@ impl Patience {
     /// When it was asked what it answered last.
     #[must_use]
     pub fn answered(&self) -> Option<Time> {
-        self.answered.map(|(asked, ..)| asked)
+        self.answered.map(|answered| answered.asked)
     }
 
     /// It answered, now, what it was asked then. `ran`: how long it has run in its life.
-    pub fn has_answered(&mut self, now: Time, asked: Time, ran: Option<Duration>) {
-        if self.answered.is_none_or(|(before, ..)| before <= asked) {
-            self.answered = Some((asked, now, ran));
+    pub fn has_answered(&mut self, now: Time, asked: Time, pulse: Pulse, ran: Option<Duration>) {
+        if self.answered.is_none_or(|before| before.asked <= asked) {
+            self.answered = Some(Answered { asked, came: now, ran, late: pulse.late });
             // An answer that came too late says that it was slow, and excuses what excused it.
             if now < asked + self.timeout {
                 self.excused_until = None;
@@ -62,22 +98,23 @@ impl Patience {
         }
     }
 
-    /// Whether it counts as silent now. `pulse`: when the agent's ordinary thread showed last that it runs, if it ever
-    /// did; `processor`: how the broker stands with the processors, if that is known.
-    pub fn is_silent(&mut self, now: Time, pulse: Option<Time>, processor: impl FnOnce() -> Option<Processor>) -> bool {
-        let Some((asked, came, ran)) = self.answered else { return true };
-        if now < asked + self.timeout {
+    /// Whether it counts as silent now. `processor`: how the broker stands with the processors, if that is known.
+    pub fn is_silent(&mut self, now: Time, pulse: Pulse, processor: impl FnOnce() -> Option<Processor>) -> bool {
+        let Some(last) = self.answered else { return true };
+        if now < last.asked + self.timeout {
             return false;
         }
-        if now >= asked + self.timeout * MOST {
+        if now >= last.asked + self.timeout * MOST {
             return true;
         }
-        let is_late = pulse.is_some_and(|pulse| now.since(pulse) > PULSE_LATE);
+        let missing = now.since(pulse.at);
+        let late = pulse.late.saturating_sub(last.late) + missing.saturating_sub(PULSE_EVERY);
+        let is_late = missing > PULSE_MISSING || late * LATE_PART >= now.since(last.asked);
         let waits = |then: Duration| {
             // Less than a quarter of the time, though it wants to run.
-            processor().is_some_and(|p| p.is_runnable && p.ran.saturating_sub(then) * 4 < now.since(came))
+            processor().is_some_and(|p| p.is_runnable && p.ran.saturating_sub(then) * 4 < now.since(last.came))
         };
-        if is_late || ran.is_some_and(waits) {
+        if (pulse.is_known() && is_late) || last.ran.is_some_and(waits) {
             // Once it is run again, it needs a moment to answer.
             self.excused_until = Some(now + self.timeout / 2);
         }
@@ -87,7 +124,7 @@ impl Patience {
     /// When it is to be looked at again, if it does not answer.
     #[must_use]
     pub fn looks_again(&self) -> Option<Time> {
-        let (asked, ..) = self.answered?;
+        let asked = self.answered?.asked;
         let end = asked + self.timeout * MOST;
         Some((asked + self.timeout).max(self.excused_until.unwrap_or_default()).min(end))
     }
@@ -110,8 +147,13 @@ mod tests {
     /// It answered at 0, having run for 50 ms in its life.
     fn answered() -> Patience {
         let mut patience = Patience::new(TIMEOUT);
-        patience.has_answered(at(0), at(0), Some(ms(50)));
+        patience.has_answered(at(0), at(0), pulse(0), Some(ms(50)));
         patience
+    }
+
+    /// The last sign came then, and none too late.
+    fn pulse(ms: u64) -> Pulse {
+        Pulse { at: at(ms), late: Duration::ZERO }
     }
 
     const fn waiting() -> Option<Processor> {
@@ -125,40 +167,46 @@ mod tests {
     #[test]
     fn silence_is_the_brokers_own_where_everybody_is_run() {
         let mut patience = answered();
-        assert!(!patience.is_silent(at(199), Some(at(190)), sleeping));
+        assert!(!patience.is_silent(at(199), pulse(190), sleeping));
         assert_eq!(patience.looks_again(), Some(at(200)));
-        assert!(patience.is_silent(at(200), Some(at(190)), sleeping), "it sleeps, or is stopped");
+        assert!(patience.is_silent(at(200), pulse(190), sleeping), "it sleeps, or is stopped");
         let busy = Processor { is_runnable: true, ran: ms(250) };
-        assert!(patience.is_silent(at(200), Some(at(190)), || Some(busy)), "it runs in a circle");
-        assert!(patience.is_silent(at(200), None, || None), "nothing is known");
-        assert!(Patience::new(TIMEOUT).is_silent(at(0), None, || None), "it never answered");
+        assert!(patience.is_silent(at(200), pulse(190), || Some(busy)), "it runs in a circle");
+        assert!(patience.is_silent(at(200), Pulse::default(), || None), "nothing is known");
+        assert!(Patience::new(TIMEOUT).is_silent(at(0), Pulse::default(), || None), "it never answered");
     }
 
     #[test]
     fn who_waits_for_a_processor_is_not_suspected_but_not_for_ever() {
         let mut patience = answered();
-        assert!(!patience.is_silent(at(200), Some(at(190)), waiting));
+        assert!(!patience.is_silent(at(200), pulse(190), waiting));
         assert_eq!(patience.looks_again(), Some(at(300)));
-        assert!(!patience.is_silent(at(299), Some(at(290)), sleeping), "it has a moment to answer");
-        assert!(patience.is_silent(at(300), Some(at(290)), sleeping), "and did not");
-        assert!(!patience.is_silent(at(300), Some(at(290)), waiting));
-        assert!(!patience.is_silent(at(999), Some(at(990)), waiting));
+        assert!(!patience.is_silent(at(299), pulse(290), sleeping), "it has a moment to answer");
+        assert!(patience.is_silent(at(300), pulse(290), sleeping), "and did not");
+        assert!(!patience.is_silent(at(300), pulse(290), waiting));
+        assert!(!patience.is_silent(at(999), pulse(990), waiting));
         assert_eq!(patience.looks_again(), Some(at(1_000)));
-        assert!(patience.is_silent(at(1_000), Some(at(990)), waiting));
+        assert!(patience.is_silent(at(1_000), pulse(990), waiting));
     }
 
     #[test]
     fn an_agent_that_is_not_run_itself_suspects_nobody() {
         let mut patience = answered();
-        assert!(!patience.is_silent(at(200), Some(at(130)), sleeping), "its question may lie in a queue");
-        assert!(!patience.is_silent(at(250), Some(at(245)), sleeping));
-        patience.has_answered(at(260), at(5), Some(ms(60)));
-        assert!(!patience.is_silent(at(260), Some(at(255)), sleeping), "the next answer is on its way");
-        assert!(patience.is_silent(at(300), Some(at(295)), sleeping), "what it answered late it was asked early");
-        patience.has_answered(at(262), at(261), Some(ms(60)));
-        assert!(!patience.is_silent(at(460), Some(at(455)), sleeping));
+        assert!(!patience.is_silent(at(200), pulse(130), sleeping), "its question may lie in a queue");
+        assert!(!patience.is_silent(at(250), pulse(245), sleeping));
+        patience.has_answered(at(260), at(5), pulse(260), Some(ms(60)));
+        assert!(!patience.is_silent(at(260), pulse(255), sleeping), "the next answer is on its way");
+        assert!(patience.is_silent(at(300), pulse(295), sleeping), "what it answered late it was asked early");
+        patience.has_answered(at(262), at(261), pulse(262), Some(ms(60)));
+        assert!(!patience.is_silent(at(460), pulse(455), sleeping));
+        // Each of its turns comes a little late: a question and its answer need several.
+        let mut busy = answered();
+        let signs = [40, 65, 88, 112, 135, 160, 185].into_iter().map(at);
+        let late = signs.fold(pulse(15), Pulse::shown);
+        assert_eq!((late.at, late.late), (at(185), ms(30)));
+        assert!(!busy.is_silent(at(200), late, sleeping));
         // An older answer takes nothing back.
-        patience.has_answered(at(301), at(200), Some(ms(60)));
+        patience.has_answered(at(301), at(200), pulse(301), Some(ms(60)));
         assert_eq!(patience.answered(), Some(at(261)));
     }
 }

@@ -6,7 +6,6 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     time::Duration,
@@ -16,7 +15,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     driver::{Host, PartyHandle},
-    patience::{Patience, Processor},
+    patience::{Patience, Processor, Pulse},
 };
 use crate::{
     mesh::party::Input,
@@ -142,17 +141,13 @@ pub enum News {
 pub struct StateHandle {
     told: Sender<Told>,
     party: PartyHandle,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ArcSwap<Pulse>>,
 }
-
-/// When an ordinary thread of the agent showed last that it runs; zero: it never did.
-#[derive(Debug, Default)]
-struct Pulse(AtomicU64);
 
 impl StateHandle {
     /// The calling thread runs: called every [`super::patience::PULSE_EVERY`] while the process is well.
     pub fn show_pulse(&self, now: Time) {
-        self.pulse.0.store(now.0, Ordering::Relaxed);
+        self.pulse.rcu(|pulse| Arc::new(pulse.shown(now)));
     }
 
     /// Tells it.
@@ -171,7 +166,7 @@ impl StateHandle {
 
 /// The other half of a handle, before the party's thread runs.
 #[derive(Debug)]
-pub struct StateSender(Sender<Told>, Arc<Pulse>);
+pub struct StateSender(Sender<Told>, Arc<ArcSwap<Pulse>>);
 
 impl StateSender {
     /// Complete.
@@ -189,7 +184,7 @@ pub struct HostState {
     reports: Arc<Reports>,
     guarded: BTreeMap<ClusterName, Known>,
     told: Receiver<Told>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<ArcSwap<Pulse>>,
     news: Box<dyn FnMut(News) + Send>,
 }
 
@@ -215,7 +210,7 @@ impl HostState {
     #[must_use]
     pub fn new(guarded: BTreeMap<ClusterName, Guarded>, news: Box<dyn FnMut(News) + Send>) -> (Self, StateSender) {
         let (sender, told) = channel();
-        let pulse = Arc::<Pulse>::default();
+        let pulse = Arc::<ArcSwap<Pulse>>::default();
         let known = |guarded: Guarded| Known {
             patience: Patience::new(guarded.progress_timeout),
             guarded,
@@ -247,14 +242,14 @@ impl HostState {
         self.reports.store(Arc::new(all.collect()));
     }
 
-    fn take_in(&mut self, now: Time, told: Told) -> Option<Input> {
+    fn take_in(&mut self, now: Time, pulse: Pulse, told: Told) -> Option<Input> {
         match told {
             Told::Progress { cluster, asked, answer } => {
                 let known = self.guarded.get_mut(&cluster)?;
                 match answer {
                     Ok(role) => {
                         let ran = known.guarded.watching.processor().map(|processor| processor.ran);
-                        known.patience.has_answered(now, asked, ran);
+                        known.patience.has_answered(now, asked, pulse, ran);
                         known.silence = None;
                         known.role = role.map(|role| (role, asked)).or_else(|| known.role.take());
                     }
@@ -287,7 +282,7 @@ impl Known {
     }
 
     /// The report, and whether the lease may be renewed.
-    fn report(&mut self, now: Time, pulse: Option<Time>) -> (MemberReport, bool) {
+    fn report(&mut self, now: Time, pulse: Pulse) -> (MemberReport, bool) {
         let mut evidence = self.guarded.watching.evidence();
         let is_silent = self.patience.is_silent(now, pulse, || self.guarded.watching.processor());
         let answered = self.patience.answered();
@@ -407,9 +402,9 @@ impl Host for HostState {
         let now = now.boot;
         let mut inputs = Vec::new();
         let mut has_news = false;
-        let pulse = Some(Time(self.pulse.0.load(Ordering::Relaxed))).filter(|at| *at != Time::ZERO);
+        let pulse = **self.pulse.load();
         while let Ok(told) = self.told.try_recv() {
-            inputs.extend(self.take_in(now, told));
+            inputs.extend(self.take_in(now, pulse, told));
         }
         for (cluster, known) in &mut self.guarded {
             let watching = &mut known.guarded.watching;

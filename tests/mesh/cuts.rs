@@ -299,3 +299,52 @@ fn messages_go_round_no_loops() {
     assert!(quiet < 1_600, "{quiet} datagrams a second among six, all links up");
     assert!(cut < quiet * 4, "{cut} datagrams a second instead of {quiet}: three links cut multiply without end");
 }
+
+/// The arbiter's own grant counts like any other: it waits for the lease that it gave itself a moment ago, though the other
+/// voter gave none for long.
+#[test]
+fn an_arbiter_waits_for_what_it_granted_itself() {
+    let mut world = World::new(8, &["arbiter", "a", "b"], &VOTERS);
+    world.relays = false;
+    world.start_all();
+    world.appoint_first("a");
+    world.cut("a", "b");
+    let now = world.now;
+    world.run_until(now + 800 * MS);
+    assert!(world.is_open(1), "on the arbiter's grants");
+    world.cut("arbiter", "a");
+    let from = world.now;
+    world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
+    world.run_while(from + 1_000 * MS, |world| !world.is_over(2));
+    assert!(world.now - from > 150 * MS, "over after {} ms", (world.now - from) / MS);
+    world.assert_sound("its own grant");
+}
+
+/// What was granted in one epoch opens nothing in the next: an appointment begins with a shut gate and with no vote.
+#[test]
+fn a_lease_is_not_carried_over_into_a_new_epoch() {
+    let mut world = serving(9, &["arbiter", "a", "b"]);
+    let (arbiter, a, b) = (0, 1, 2);
+    // It hears, and nobody hears it.
+    world.network.cuts.extend([(a, arbiter), (a, b)]);
+    world.order(a, 50, Epoch(2), Deed::Appoint);
+    let from = world.now;
+    world.run_while(from + 20 * MS, |world| world.is_open(a));
+    assert!(!world.is_open(a), "the order came");
+    world.run_while(from + 400 * MS, |world| !world.is_open(a));
+    assert!(!world.is_open(a), "opened after {} ms by nobody's grant but its own", (world.now - from) / MS);
+}
+
+/// A holder that slept learns that its lease is over before it believes anything that came in meanwhile.
+#[test]
+fn a_lease_that_ran_out_in_sleep_is_over_before_anything_else() {
+    let mut world = serving(10, &["arbiter", "a", "b"]);
+    let a = world.index("a");
+    let mut now = world.moment(a);
+    now.boot = now.boot + std::time::Duration::from_secs(1);
+    let party = &mut world.hosts[a].party;
+    party.handle(now, Input::Persisted(0));
+    let outputs: Vec<Output> = std::iter::from_fn(|| party.poll_output()).collect();
+    let is_over = |output: &Output| matches!(output, Output::LeaseOver { .. });
+    assert!(outputs.iter().any(is_over), "{outputs:?}");
+}

@@ -250,3 +250,31 @@ fn two_files_that_disagree_grant_nothing() {
     let sealing = world.sealing(2).unwrap();
     assert!(!sealing.sealed.contains("a") && sealing.is_over, "{sealing:?}");
 }
+
+/// The lease of a dead primary is renewed by nobody else in its name, though everything else in the request is right.
+#[test]
+fn nobody_asks_for_anothers_lease() {
+    let mut world = serving(9);
+    let (a, node) = (1, 3);
+    let asked = world.recorded.as_ref().unwrap().iter().rev();
+    let mut renewals = asked.filter(|(_, from, _)| *from == a).filter_map(|(_, _, bytes)| {
+        match envelope::Envelope::read(bytes).unwrap().message.body {
+            Body::Renew(renew) => Some(renew),
+            _ => None,
+        }
+    });
+    let last = renewals.next().unwrap();
+    world.kill(a);
+    for more in 1..12 {
+        for voter in [0, 2] {
+            let renew = Renew { request: last.request + more, ..last.clone() };
+            say(&mut world, node, voter, node, Body::Renew(renew));
+        }
+        let now = world.now;
+        world.run_until(now + 40 * MS);
+    }
+    world.feed(0, Input::Seal { cluster: cluster(), epoch: Epoch(2) });
+    let now = world.now;
+    world.run_until(now + 30 * MS);
+    assert!(world.is_over(2), "its lease was over long ago: {:?}", world.sealing(2));
+}

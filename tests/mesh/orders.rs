@@ -5,7 +5,7 @@ use std::time::Duration;
 use coroner::{
     mesh::party::{Input, MayStart, Output},
     model::{
-        Epoch,
+        Epoch, StepResult,
         agent::{Deed, DeedResult, LeaseState, OrderId, Refusal},
     },
 };
@@ -170,4 +170,24 @@ fn a_beat_tells_lease_and_epoch_at_once_and_is_heard_once() {
             .any(|(_, _, told)| matches!(told, Output::Heard { from, .. } if from.as_str() == "a")),
         "news do not wait for the next beat"
     );
+}
+
+/// The agent took an order, died over it, and refuses it in its next life: whether it was done is not known.
+#[test]
+fn a_refusal_in_a_new_life_says_nothing_of_the_former() {
+    let mut world = serving(8);
+    let (arbiter, a, b) = (0, 1, 2);
+    // Its answers are lost.
+    world.network.cuts.extend([(a, arbiter), (a, b)]);
+    let id = world.order(a, 9, Epoch(2), Deed::Appoint);
+    run(&mut world, 60);
+    world.kill(a);
+    world.feed(arbiter, Input::Seal { cluster: cluster(), epoch: Epoch(3) });
+    run(&mut world, 20);
+    world.start(a);
+    world.network.cuts.clear();
+    run(&mut world, 600);
+    let Some(DeedResult::Ended(result)) = world.answer(&id) else { panic!("{:?}", world.answer(&id)) };
+    let StepResult::Failed(error) = &**result else { panic!("{result:?}") };
+    assert!(error.may_have_happened && error.detail.contains("started again"), "{error}");
 }
