@@ -327,4 +327,10 @@ fn what_an_agent_says_of_another_member_is_not_heard() {
     assert_eq!(court.truth(), Truth::False);
     court.sees("process", Observer::Member("a".into()), Some("a"), gone(false));
     assert_eq!(court.truth(), Truth::True);
+    // Nor is it a sign of life of the other.
+    court.at(secs(20));
+    court.sees("process", Observer::Member("b".into()), Some("a"), gone(true));
+    let members = court.engine.status(court.now).clusters.remove(0).members;
+    let a = members.iter().find(|member| member.member == "a".into()).unwrap();
+    assert_eq!(a.seen, Some(secs(20)));
 }
