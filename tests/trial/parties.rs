@@ -66,7 +66,7 @@ fn an_agent_is_heard_unless_its_host_is_cut_off() {
     holds("{ primary: dead }", "{ never: suspect }");
     holds("{ primary: frozen }", "{ never: suspect }");
     holds("{ primary: cut off from 5s }", "{ rule: unheard, verdict: suspect, not_before: 6s, by: 8s }");
-    holds("{ agents: { a: silent from 5s } }", "{ rule: unheard, verdict: suspect, not_before: 6s, by: 8s }");
+    holds("{ host: silent from 5s }", "{ rule: unheard, verdict: suspect, not_before: 6s, by: 8s }");
 }
 
 #[test]
