@@ -249,7 +249,7 @@ impl HostState {
                 match answer {
                     Ok(role) => {
                         let ran = known.guarded.watching.processor().map(|processor| processor.ran);
-                        known.patience.has_answered(now, asked, pulse, ran);
+                        known.patience.has_answered(now, pulse, ran);
                         known.silence = None;
                         known.role = role.map(|role| (role, asked)).or_else(|| known.role.take());
                     }
