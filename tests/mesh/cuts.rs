@@ -331,6 +331,8 @@ fn a_lease_is_not_carried_over_into_a_new_epoch() {
     let from = world.now;
     world.run_while(from + 20 * MS, |world| world.is_open(a));
     assert!(!world.is_open(a), "the order came");
+    let lease = world.hosts[a].party.lease(world.moment(a), &cluster());
+    assert!(!matches!(lease, LeaseState::Held { .. }), "nobody granted it: {lease:?}");
     world.run_while(from + 400 * MS, |world| !world.is_open(a));
     assert!(!world.is_open(a), "opened after {} ms by nobody's grant but its own", (world.now - from) / MS);
 }
