@@ -144,9 +144,10 @@ impl RedisBroker {
                 }
             }
             Ask::Role => {
-                let info = replication(&mut connection).await?;
-                let epoch = self.epoch(&mut connection).await.ok().flatten();
-                Ok(Fact::Role(info.report(epoch)))
+                let (info, epoch) = (cmd("INFO").arg("replication").clone(), cmd("GET").arg(self.key("epoch")).clone());
+                let [info, epoch] = connection.call_each([&info, &epoch]).await?;
+                let epoch = epoch.ok().and_then(|reply| self.epoch_in(&reply).ok().flatten());
+                Ok(Fact::Role(replication_in(&info?)?.report(epoch)))
             }
             Ask::Position => {
                 let info = replication(&mut connection).await?;
@@ -181,8 +182,11 @@ impl RedisBroker {
 
     /// The largest epoch stored at the instance.
     async fn epoch(&self, connection: &mut Connection) -> Result<Option<Epoch>, Failure> {
-        let reply = connection.call(cmd("GET").arg(self.key("epoch"))).await?;
-        let Some(text) = text(&reply) else { return Ok(None) };
+        self.epoch_in(&connection.call(cmd("GET").arg(self.key("epoch"))).await?)
+    }
+
+    fn epoch_in(&self, reply: &Value) -> Result<Option<Epoch>, Failure> {
+        let Some(text) = text(reply) else { return Ok(None) };
         let number = text.trim().parse().map(Epoch);
         number.map(Some).map_err(|_| {
             let key = self.key("epoch");
@@ -298,8 +302,11 @@ impl Broker for RedisBroker {
 }
 
 async fn replication(connection: &mut Connection) -> Result<Info, Failure> {
-    let reply = connection.call(cmd("INFO").arg("replication")).await?;
-    let info = text(&reply).and_then(|text| Info::parse(&text));
+    replication_in(&connection.call(cmd("INFO").arg("replication")).await?)
+}
+
+fn replication_in(reply: &Value) -> Result<Info, Failure> {
+    let info = text(reply).and_then(|text| Info::parse(&text));
     info.ok_or_else(|| Failure::new(FailureKind::Parse, "INFO replication tells no role that is known"))
 }
 

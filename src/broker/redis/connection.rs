@@ -123,11 +123,21 @@ impl Connection {
 
     /// Sends a command and waits for its reply. Giving up in the middle is harmless: the late reply is skipped.
     pub(super) async fn call(&mut self, command: &Cmd) -> Result<Value, Failure> {
+        let [reply] = self.call_each([command]).await?;
+        reply
+    }
+
+    /// Sends commands together and waits for their replies: an instance that is busy with others has one turn for all of
+    /// them instead of one for each.
+    pub(super) async fn call_each<const N: usize>(
+        &mut self,
+        commands: [&Cmd; N],
+    ) -> Result<[Result<Value, Failure>; N], Failure> {
         if self.broken {
             return Err(Failure::new(FailureKind::Reset, "the connection was given up in the middle of a command"));
         }
         self.broken = true;
-        let packed = command.get_packed_command();
+        let packed: Vec<u8> = commands.iter().flat_map(|command| command.get_packed_command()).collect();
         let sent = match &mut self.stream {
             Stream::Plain(stream) => stream.write_all(&packed).await,
             Stream::Tls(stream) => async { stream.write_all(&packed).await.and(stream.flush().await) }.await,
@@ -135,18 +145,23 @@ impl Connection {
         match sent {
             Ok(()) => {
                 self.broken = false;
-                self.owed += 1;
+                self.owed += N;
             }
             // An instance that closes at once may have said why before.
             Err(error) => return Err(self.last_words().await.unwrap_or_else(|| failure_of(&error))),
         }
-        loop {
+        // What calls before left behind.
+        while self.owed > N {
+            self.reply().await?;
+            self.owed -= 1;
+        }
+        let mut replies = [const { Ok(Value::Nil) }; N];
+        for place in &mut replies {
             let reply = self.reply().await?;
             self.owed = self.owed.saturating_sub(1);
-            if self.owed == 0 {
-                return reply::said(reply);
-            }
+            *place = reply::said(reply);
         }
+        Ok(replies)
     }
 
     async fn last_words(&mut self) -> Option<Failure> {
