@@ -19,7 +19,7 @@ pub(super) const STEPS: [&str; 7] =
     ["quiet", "fencing", "catching up", "promoting", "redirecting", "rejoining", "held"];
 
 /// What can be reached beside acts, faults and pairs.
-const PLACES: [&str; 63] = [
+const PLACES: [&str; 64] = [
     "agent: a promotion waits for an older lease",
     "agent: an old epoch's order was refused",
     "agent: an order came too late",
@@ -83,6 +83,7 @@ const PLACES: [&str; 63] = [
     "act: lies",
     "world: a supervisor restarts the broker",
     "world: an arbiter starts again",
+    "world: a person brings back who stayed away",
 ];
 
 impl Coverage {

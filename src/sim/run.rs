@@ -18,6 +18,8 @@ use crate::model::{Notice, Verdict, incident::IncidentState, record::SagaKind, t
 const SETTLE: u64 = 3 * SEC;
 /// After everything healed, so often it is looked whether there is nothing left to do.
 const LOOK_EVERY: u64 = 500 * MS;
+/// After so many looks in vain, and again and again, a person does what the reports say is left to do.
+const PERSON_AFTER: u32 = 40;
 /// And for so long at most, beyond the longest wait of the rules: failed acts are tried again with growing delays.
 const HEALS_WITHIN: u64 = 180 * SEC;
 
@@ -92,7 +94,7 @@ fn play(setting: &Setting, schedule: &Schedule, is_told: bool) -> Outcome {
     let is_missed = !world.checks.is_enough() && is_missed(&world, schedule);
     world.run_until(healed);
     let bound = healed + HEALS_WITHIN + world.ns(setting.longest_wait());
-    let mut was_well = false;
+    let (mut was_well, mut looks) = (false, 0);
     while world.now < bound && !world.checks.is_enough() {
         let next = world.now + LOOK_EVERY;
         world.run_until(next);
@@ -102,6 +104,10 @@ fn play(setting: &Setting, schedule: &Schedule, is_told: bool) -> Outcome {
             break;
         }
         was_well = is_well;
+        looks += 1;
+        if !is_well && looks % PERSON_AFTER == 0 {
+            world.a_person_brings_back();
+        }
     }
     world.conclude(is_missed)
 }

@@ -84,3 +84,33 @@ fn the_end_of_an_incident_is_told_by_who_leads_next() {
         assert_eq!(outcome.coverage.times("arbiter: tells of an end that perhaps nobody was told of"), 1, "{story}");
     }
 }
+
+/// The agent that was to let a killed primary start again was stopped for as long as that was tried. Nobody started it for
+/// ever, and where replication is synchronous nobody served. The report says that it is not back: a person's word is enough.
+#[test]
+fn a_member_that_stayed_away_comes_back_by_a_persons_word() {
+    let schedule = schedule(
+        r#"{"seed":1010449,"faults":[
+            {"at_ms":3600,"fault":"kill_primary"},
+            {"at_ms":3670,"fault":{"pause_agent":{"member":0}}}],"heal_after_ms":12234}"#,
+    );
+    let outcome = run_told(&settings::synchronous(), &schedule);
+    let story = outcome.story.join("\n");
+    assert_eq!(outcome.violations, [], "{story}");
+    assert_eq!(outcome.coverage.times("world: a person brings back who stayed away"), 1, "{story}");
+}
+
+/// A switchover that was given up over a broker that hung: what was begun of it ends before it is undone.
+#[test]
+fn a_primary_that_hung_in_a_switchover_serves_again() {
+    for seed in 1_002_416..1_002_426 {
+        let text = format!(
+            r#"{{"seed":{seed},"faults":[
+            {{"at_ms":7000,"fault":"idle"}},
+            {{"at_ms":7800,"fault":{{"freeze":{{"member":0}}}}}},
+            {{"at_ms":8100,"fault":{{"person":{{"order":"switchover"}}}}}}],"heal_after_ms":13072}}"#
+        );
+        let outcome = run_told(&settings::several(), &schedule(&text));
+        assert_eq!(outcome.violations, [], "seed {seed}\n{}", outcome.story.join("\n"));
+    }
+}
