@@ -9,7 +9,7 @@ use super::{
     store::StoreMode,
     world::{Happening, World},
 };
-use crate::model::{Command, Event, MemberName, Operator, incident::IncidentState};
+use crate::model::{Command, Event, Operator, incident::IncidentState};
 
 impl World<'_> {
     /// Puts the schedule's faults before the world, from `start` on.
@@ -281,8 +281,7 @@ impl World<'_> {
     /// The report of a failover says who is fenced and not back, and what is left to do: a person does it.
     pub(super) fn a_person_brings_back(&mut self) {
         let quarantined = self.store.state.iter().flat_map(|state| state.quarantined.keys());
-        let is_down = |name: &&MemberName| self.member_at(name).is_some_and(|member| !self.members[member].is_alive);
-        let Some(member) = quarantined.cloned().collect::<Vec<_>>().iter().find(is_down).cloned() else { return };
+        let Some(member) = quarantined.cloned().next() else { return };
         self.tell(|| format!("a person says `coroner rejoin {member}`"));
         self.coverage.hit("world: a person brings back who stayed away");
         let command = Command::Rejoin { cluster: self.setting.cluster.clone(), member };
