@@ -280,8 +280,8 @@ impl World<'_> {
 
     /// The report of a failover says who is fenced and not back, and what is left to do: a person does it.
     pub(super) fn a_person_brings_back(&mut self) {
-        let quarantined = self.store.state.iter().flat_map(|state| state.quarantined.keys());
-        let Some(member) = quarantined.cloned().next() else { return };
+        let mut quarantined = self.store.state.iter().flat_map(|state| state.quarantined.keys());
+        let Some(member) = quarantined.next().cloned() else { return };
         self.tell(|| format!("a person says `coroner rejoin {member}`"));
         self.coverage.hit("world: a person brings back who stayed away");
         let command = Command::Rejoin { cluster: self.setting.cluster.clone(), member };
