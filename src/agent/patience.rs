@@ -104,8 +104,9 @@ impl Patience {
         let late = pulse.late.saturating_sub(last.late) + missing.saturating_sub(PULSE_EVERY);
         let is_late = missing > PULSE_MISSING || late * LATE_PART >= now.since(last.came);
         let waits = |then: Duration| {
-            // Less than a quarter of the time, though it wants to run.
-            processor().is_some_and(|p| p.is_runnable && p.ran.saturating_sub(then) * 4 < now.since(last.came))
+            // Less than a quarter of the time, though it wants to run. One that ran for less than before is another process.
+            let hardly_ran = |ran: Duration| ran * 4 < now.since(last.came);
+            processor().is_some_and(|p| p.is_runnable && p.ran.checked_sub(then).is_some_and(hardly_ran))
         };
         if (pulse.is_known() && is_late) || last.ran.is_some_and(waits) {
             // Once it is run again, it needs a moment to answer.
@@ -166,6 +167,8 @@ mod tests {
         let busy = Processor { is_runnable: true, ran: ms(250) };
         assert!(patience.is_silent(at(200), pulse(190), || Some(busy)), "it runs in a circle");
         assert!(patience.is_silent(at(200), Pulse::default(), || None), "nothing is known");
+        let other = Processor { is_runnable: true, ran: ms(9) };
+        assert!(patience.is_silent(at(200), pulse(190), || Some(other)), "it is another process");
         assert!(Patience::new(TIMEOUT).is_silent(at(0), Pulse::default(), || None), "it never answered");
     }
 
