@@ -553,13 +553,13 @@ impl Driver {
         // Of a cluster, only the one that leads reports: the others see the same.
         let is_told = self.engine.leads() || matches!(notice, Notice::Own { .. });
         if is_told && let Some(report) = reports::report_of(now, anchor, arbiter, &notice) {
-            self.outbox.send(report);
-        }
-        if self.engine.leads()
-            && let Notice::IncidentUpdated(incident) = &notice
-            && incident.is_closed()
-        {
-            self.closed.handed_over(incident.id.clone(), self.outbox.flush(SPOOLED_WITHIN));
+            match &notice {
+                Notice::IncidentUpdated(incident) if incident.is_closed() => {
+                    let kept = self.outbox.send_and_keep(report, SPOOLED_WITHIN);
+                    self.closed.handed_over(incident.id.clone(), kept);
+                }
+                _ => self.outbox.send(report),
+            }
         }
         let timed = TimedNotice { at: now, anchor, notice };
         events::emit(&timed, &self.metrics);

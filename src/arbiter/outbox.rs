@@ -164,7 +164,22 @@ impl Outbox {
         self.shared.queued.notify_one();
     }
 
-    /// Waits until everything handed in so far is spooled, for an orderly end. `false`: the time was over first.
+    /// Hands in a report, and answers whether the store holds it for each reporter. `false`: it may be in this process's
+    /// memory only, for the store did not take it, or not within the time.
+    pub fn send_and_keep(&self, report: Report, within: Duration) -> impl Future<Output = bool> + Send + 'static {
+        let stats = self.stats();
+        let not_kept = move || {
+            let of_each: u64 = stats.reporters.iter().map(|reporter| reporter.unspooled.load(Relaxed)).sum();
+            of_each + stats.overflowed.load(Relaxed)
+        };
+        let before = not_kept();
+        self.send(report);
+        let flushed = self.flush(within);
+        async move { flushed.await && not_kept() == before }
+    }
+
+    /// Waits until everything handed in so far went through the spooler, for an orderly end. What the store did not take is
+    /// in memory then. `false`: the time was over first.
     pub fn flush(&self, within: Duration) -> impl Future<Output = bool> + Send + 'static {
         let shared = Arc::clone(&self.shared);
         let flushed = async move {

@@ -257,11 +257,12 @@ async fn a_locked_store_does_not_stop_reports() {
     sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
     let outbox = Outbox::start_with(store, vec![server.webhook()], TIMING);
     let stats = outbox.stats();
-    outbox.send(report("k1", "from memory"));
+    let within = Duration::from_secs(10);
+    assert!(!outbox.send_and_keep(report("k1", "from memory"), within).await, "no store holds it");
     until("it arrives", || server.count() == 1).await;
     assert_eq!(stats.reporters[0].unspooled.load(Relaxed), 1);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    outbox.send(report("k1", "from the spool"));
+    assert!(outbox.send_and_keep(report("k1", "from the spool"), within).await, "the store holds it");
     until("it arrives", || server.count() == 2).await;
     assert_eq!(server.texts(), ["from memory", "from the spool"]);
 }
