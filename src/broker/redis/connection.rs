@@ -108,12 +108,7 @@ impl Connection {
 
     /// Sends a command, and does not wait for its reply.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<(), Failure> {
-        let packed = command.get_packed_command();
-        let sent = match &mut self.stream {
-            Stream::Plain(stream) => stream.write_all(&packed).await,
-            Stream::Tls(stream) => async { stream.write_all(&packed).await.and(stream.flush().await) }.await,
-        };
-        sent.map_err(|error| failure_of(&error))
+        self.write(&command.get_packed_command()).await.map_err(|error| failure_of(&error))
     }
 
     /// What the instance says by itself, once it was subscribed to. May be given up and called again.
@@ -138,11 +133,7 @@ impl Connection {
         }
         self.broken = true;
         let packed: Vec<u8> = commands.iter().flat_map(|command| command.get_packed_command()).collect();
-        let sent = match &mut self.stream {
-            Stream::Plain(stream) => stream.write_all(&packed).await,
-            Stream::Tls(stream) => async { stream.write_all(&packed).await.and(stream.flush().await) }.await,
-        };
-        match sent {
+        match self.write(&packed).await {
             Ok(()) => {
                 self.broken = false;
                 self.owed += N;
@@ -162,6 +153,16 @@ impl Connection {
             *place = reply::said(reply);
         }
         Ok(replies)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(bytes).await,
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
     }
 
     async fn last_words(&mut self) -> Option<Failure> {
