@@ -21,7 +21,7 @@ use crate::{
 /// An agent whose beat is older than this is not taken for heard: its member is asked directly.
 const HEARD_WITHIN: u64 = 2 * SEC;
 /// An executor ends this long after its act's deadline, whatever it was doing.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// An act under way.
 #[derive(Clone, Debug)]

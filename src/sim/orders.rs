@@ -2,8 +2,8 @@
 
 use super::{
     agent::OrderKey,
-    hands::{Act, Answer, Deed, refused},
-    host::{MS, SEC},
+    hands::{Act, Answer, Deed, GRACE, refused},
+    host::MS,
     world::{Happening, Message, World},
 };
 use crate::model::{ActError, Action, Done, Epoch, FenceReport, Proof, Role, StepResult, Time};
@@ -28,7 +28,7 @@ impl World<'_> {
         let Some(heard) = me.heard[member].clone() else { return };
         let to = self.members[member].host;
         let challenge = (heard.life, heard.challenge);
-        self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed: Deed::Appoint });
+        self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed: Deed::Appoint, until: self.now });
     }
 
     pub(super) fn send_order(&mut self, arbiter: usize, life: u32, number: u32) {
@@ -41,10 +41,13 @@ impl World<'_> {
         let Some(act) = self.arbiters[arbiter].acts.get(&number).filter(|act| act.ends_at > self.now) else { return };
         let Some((member, deed)) = act.order.clone() else { return };
         let epoch = act.run.order.epoch;
+        // The rest of its time is for its answer.
+        let until = act.ends_at - self.ns(GRACE);
         if let Some(heard) = self.arbiters[arbiter].heard[member].clone() {
             let challenge = (heard.life, heard.challenge);
             let to = self.members[member].host;
-            self.send(arbiter, to, Message::Order { member, key: (arbiter, life, number), epoch, challenge, deed });
+            let key = (arbiter, life, number);
+            self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed, until });
         }
         self.after(ORDER_EVERY, Happening::SendOrder { arbiter, life, number });
     }
@@ -56,6 +59,7 @@ impl World<'_> {
         epoch: Epoch,
         challenge: (u32, Time),
         deed: Deed,
+        until: u64,
     ) {
         let boot = self.hosts[self.members[member].host].boot(self.now);
         let valid_for = self.setting.order_valid_for;
@@ -101,9 +105,6 @@ impl World<'_> {
             _ => self.random.within(MS, 20 * MS),
         };
         let life = self.members[member].agent.as_ref().map_or(0, |agent| agent.life);
-        // An order is carried out for no longer than its own time, which is shorter than the arbiter waits for it: a broker
-        // that hung is not made read-only after it was given up and made writable again.
-        let until = self.now + if matches!(deed, Deed::MakeReadOnly | Deed::MakeWritable) { 3 * SEC } else { 5 * SEC };
         self.after(takes, Happening::Carry { member, life, key, epoch, deed, until });
     }
 

@@ -76,6 +76,8 @@ pub(super) enum Message {
         epoch: Epoch,
         challenge: (u32, Time),
         deed: Deed,
+        /// It is not carried out for longer.
+        until: u64,
     },
     Answer {
         member: usize,
@@ -488,8 +490,8 @@ impl<'s> World<'s> {
             Message::Granted { member, by, epoch, request } => self.granted(member, by, epoch, request),
             Message::Seal { voice, arbiter, epoch } => self.seal_came(voice, arbiter, epoch),
             Message::Sealed { by, epoch, is_over } => self.sealed_came(to, by, epoch, is_over),
-            Message::Order { member, key, epoch, challenge, deed } => {
-                self.order_came(member, key, epoch, challenge, deed);
+            Message::Order { member, key, epoch, challenge, deed, until } => {
+                self.order_came(member, key, epoch, challenge, deed, until);
             }
             Message::Answer { member, key, answer } => self.answer_came(to, member, key, answer),
             Message::Primary { node, member, epoch } => {
