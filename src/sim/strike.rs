@@ -220,11 +220,14 @@ impl World<'_> {
         }
     }
 
-    /// People turn a host on again: not one that Coroner had turned off and that nothing would keep from serving at once.
-    /// That they should not is what the incident told them; `Fault::PowerOn` plays that they do.
+    /// People turn a host on again: not one that is fenced and that neither its own gate nor a firewall before it would
+    /// keep from serving at once. That they should not is what the incident told them; `Fault::PowerOn` plays that they do.
     fn people_power_on(&mut self, host: usize) {
         let is_safe = match self.member_on(host) {
-            Some(member) => self.members[member].has_gate || !self.is_quarantined(member),
+            Some(member) => {
+                let m = &self.members[member];
+                m.has_gate || !m.shut_out.is_empty() || !self.is_quarantined(member)
+            }
             None => true,
         };
         if is_safe {

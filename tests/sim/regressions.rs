@@ -114,3 +114,19 @@ fn a_primary_that_hung_in_a_switchover_serves_again() {
         assert_eq!(outcome.violations, [], "seed {seed}\n{}", outcome.story.join("\n"));
     }
 }
+
+/// A host lost its power in the moment in which its broker was to become a standby. Its firewall stood all the while, and
+/// still nobody turned it on again: the simulated people took every fenced host without an agent for one that Coroner had
+/// turned off, and the rejoin was tried in vain. They turn on what a fence outside of the host holds.
+#[test]
+fn a_host_that_lost_its_power_as_it_rejoined_is_turned_on_behind_its_firewall() {
+    let schedule = schedule(
+        r#"{"seed":1008455,"faults":[
+            {"at_ms":1810,"fault":{"person":{"order":"failover"}}},
+            {"at_ms":2020,"fault":{"power_off":{"host":1}}}],"heal_after_ms":9881}"#,
+    );
+    let outcome = run_told(&settings::without_agents(), &schedule);
+    let story = outcome.story.join("\n");
+    assert_eq!(outcome.violations, [], "{story}");
+    assert!(story.contains("a: follows"), "{story}");
+}
