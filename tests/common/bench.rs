@@ -8,6 +8,11 @@
 //! - two members could take writes under Coroner's own hand.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its part")]
 
+#[path = "mem_store.rs"]
+mod mem_store;
+#[path = "script.rs"]
+mod script;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
@@ -18,46 +23,23 @@ use coroner::{
     failover::SagaState,
     model::{
         ActError, Action, ClusterName, Command, CommandError, CommandReply, Done, Effect, Epoch, Event, Fact, Failure,
-        FailureKind, FenceReport, FenceVerdict, Incident, IncidentId, MemberName, NodeName, Notice, Observation,
-        Observer, Operator, Outcome, Policy, Proof, Record, Role, StepResult, Time, WallAnchor, WriteAttempt,
-        WriteOutcome,
+        FailureKind, FenceReport, Incident, MemberName, NodeName, Notice, Observation, Observer, Operator, Outcome,
+        Policy, Proof, Record, Role, StepResult, Time, WallAnchor, WriteAttempt, WriteOutcome,
         agent::MemberReport,
         effect::Run,
         observation::{AGENTS_SIGNAL, Arrivals, RoleReport},
-        record::{ClusterState, LogEntry, OpenIncident, Recovered, SagaKind},
+        record::{LogEntry, Recovered, SagaKind},
     },
 };
 
 use crate::policy::{ms, secs};
 
+pub use mem_store::{MemStore, StoreMode};
+pub use script::{Script, label};
+
 pub const ORDERS: &str = "orders";
 const BEGIN: Time = Time(1_000_000_000_000);
 const ANCHOR: WallAnchor = WallAnchor { boot: BEGIN, unix_ms: 1_700_000_000_000 };
-
-/// How an executor behaves, once.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Script {
-    /// Does it and says so.
-    Work,
-    /// Does it slowly and says so.
-    Slow(Duration),
-    /// Does not do it, and says so.
-    Refuse,
-    /// Does not do it, and cannot say.
-    Unknown,
-    /// Does it, and cannot say.
-    DoneUnknown,
-    /// Does not do it, and says that it did.
-    Lie,
-    /// Does not do it: a voter has sealed this larger epoch.
-    Outbid(u64),
-    /// Does not do it, and never answers.
-    Hang,
-    /// Does it, and never answers.
-    DoneHang,
-    /// Catching up: says that it got only this far.
-    Reached(u64),
-}
 
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -100,91 +82,6 @@ pub struct Node {
     pub alive: bool,
     /// It does not take notices of a new primary.
     pub is_deaf: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreMode {
-    Works,
-    /// Takes nothing.
-    Fails,
-    /// Somebody else was faster.
-    Conflicts,
-    /// Does not answer.
-    Hangs,
-    /// Answers late.
-    Slow(Duration),
-}
-
-/// Keeps what it took, as a real store must: all or none, epochs by compare-and-swap, log numbers once.
-#[derive(Clone, Debug, Default)]
-pub struct MemStore {
-    pub clusters: BTreeMap<ClusterName, ClusterState>,
-    pub incidents: BTreeMap<IncidentId, (Option<Incident>, Option<Policy>, Vec<LogEntry>)>,
-}
-
-impl MemStore {
-    pub fn persist(&mut self, records: &[Record]) -> Result<(), String> {
-        let mut next = self.clone();
-        for record in records {
-            match record {
-                Record::Cluster { expected, state } => {
-                    let stored = next.clusters.get(&state.cluster).map(|s| s.epoch).unwrap_or_default();
-                    if stored != *expected {
-                        return Err(format!("stored epoch {stored}, expected {expected}"));
-                    }
-                    assert!(state.epoch >= stored, "the epoch shrinks from {stored} to {}", state.epoch);
-                    if let Some(before) = next.clusters.get(&state.cluster) {
-                        assert!(state.primary_epoch >= before.primary_epoch, "the primary's epoch shrinks");
-                        assert!(state.primary_epoch <= state.epoch, "a primary of an epoch that was never taken");
-                    }
-                    next.clusters.insert(state.cluster.clone(), state.clone());
-                }
-                Record::Incident(incident) => {
-                    next.incidents.entry(incident.id.clone()).or_default().0 = Some((**incident).clone());
-                }
-                Record::IncidentPolicy { incident, policy } => {
-                    next.incidents.entry(incident.clone()).or_default().1 = Some((**policy).clone());
-                }
-                Record::Log { incident, number, entry, .. } => {
-                    let log = &mut next.incidents.entry(incident.clone()).or_default().2;
-                    if *number as usize != log.len() + 1 {
-                        return Err(format!("log of {incident} holds {} entries, got number {number}", log.len()));
-                    }
-                    log.push(entry.clone());
-                }
-            }
-        }
-        *self = next;
-        Ok(())
-    }
-
-    pub fn recovered(&self) -> Recovered {
-        Recovered {
-            clusters: self.clusters.values().cloned().collect(),
-            open: self
-                .incidents
-                .values()
-                .filter_map(|(incident, policy, log)| {
-                    let incident = incident.clone()?;
-                    (!incident.is_closed()).then(|| OpenIncident {
-                        incident,
-                        policy: policy.clone().expect("an incident keeps its policy"),
-                        log: log.clone(),
-                    })
-                })
-                .collect(),
-        }
-    }
-
-    pub fn state(&self) -> &ClusterState {
-        &self.clusters[ORDERS]
-    }
-
-    /// The newest incident with its log.
-    pub fn newest(&self) -> Option<(&Incident, &[LogEntry])> {
-        let newest = self.incidents.values().filter_map(|(i, _, log)| Some((i.as_ref()?, log.as_slice())));
-        newest.max_by_key(|(i, _)| (i.opened, i.id.clone()))
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -973,29 +870,4 @@ impl Bench {
         ));
         out
     }
-}
-
-/// The act in words, by which scripts name it.
-pub fn label(run: &Run) -> String {
-    let member = &run.order.target.member;
-    match &run.action {
-        Action::Seal => "seal".into(),
-        Action::AwaitLease => "await lease".into(),
-        Action::Fence { level, method } => format!("fence {member} {level}.{method}"),
-        Action::Admit { level, method } => format!("admit {member} {level}.{method}"),
-        Action::Unfence { level, method } => format!("unfence {member} {level}.{method}"),
-        Action::ForbiddenWrite { level } => format!("forbidden write {level}"),
-        Action::MakeReadOnly => format!("read-only {member}"),
-        Action::MakeWritable => format!("writable {member}"),
-        Action::CatchUp { .. } => format!("catch up {member}"),
-        Action::Promote => format!("promote {member}"),
-        Action::Repoint { .. } => format!("repoint {member}"),
-        Action::Redirect { method } => format!("redirect {method}"),
-        Action::Rejoin { .. } => format!("rejoin {member}"),
-    }
-}
-
-/// Whether the report says so.
-pub fn is_confirmed(result: &StepResult) -> bool {
-    matches!(result, StepResult::Fenced(report) if report.verdict == FenceVerdict::Confirmed)
 }
