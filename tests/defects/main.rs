@@ -122,6 +122,22 @@ fn a_test_programs_output_is_read_as_it_was_meant() {
 }
 
 /// A test crate runs what it names and what that needs; only where something of that is broken can it notice.
+/// It would not compile otherwise, and no defect could be tried.
+#[test]
+fn the_scratch_package_holds_each_file_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = package::make(&root(), folder.path()).unwrap();
+    assert!(package.tests.iter().any(|name| name == "sim"), "{:?}", package.tests);
+    let mut named = 0;
+    for path in package::below(&folder.path().join("tests")).unwrap() {
+        for other in package::named(&path, &fs::read_to_string(&path).unwrap()) {
+            assert!(other.is_file(), "{} names {}", path.display(), other.display());
+            named += 1;
+        }
+    }
+    assert!(named > 5, "{named} files are named by others");
+}
+
 #[test]
 fn what_a_test_crate_runs_is_known() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pure-parts");

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// The parts that know no runtime, socket, file or clock; those that are in the tree are taken.
@@ -89,12 +89,15 @@ pub fn make(root: &Path, folder: &Path) -> Result<Package, String> {
         files.extend(own);
         package.tests.push(name.to_owned());
     }
-    for path in below(&root.join("tests/common"))? {
-        let name = relative(&root.join("tests"), &path);
-        let place = format!("../{}\"", name.display());
-        if files.iter().any(|(_, text)| text.contains(&place)) {
-            files.push((relative(root, &path), read(&path)?));
+    // What they name with `#[path]`, and what that names again.
+    let mut next = 0;
+    while let Some((path, text)) = files.get(next) {
+        let named: Vec<PathBuf> = named(path, text).filter(|path| !files.iter().any(|(is, _)| is == path)).collect();
+        for path in named {
+            let text = read(&root.join(&path))?;
+            files.push((path, text));
         }
+        next += 1;
     }
     package.runs = runs(&files, &package.tests);
     let manifest = manifest(&read(&root.join("Cargo.toml"))?, &files, &package.tests);
@@ -148,7 +151,7 @@ fn relative(root: &Path, path: &Path) -> PathBuf {
     path.strip_prefix(root).unwrap_or(path).to_owned()
 }
 
-fn below(folder: &Path) -> Result<Vec<PathBuf>, String> {
+pub fn below(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let told = |e: io::Error| format!("{}: {e}", folder.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(told)? {
@@ -170,6 +173,21 @@ fn types_of(text: &str) -> String {
         (line.starts_with("mod ") || line.starts_with("use open::")) && line.ends_with(';')
     };
     text.lines().filter(|line| !is_of_a_module(line)).fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// The files that this one names with `#[path]`.
+pub fn named(path: &Path, text: &str) -> impl Iterator<Item = PathBuf> {
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+    names.map(|name| {
+        let mut place = path.parent().map(Path::to_owned).unwrap_or_default();
+        for part in Path::new(name).components() {
+            match part {
+                Component::ParentDir => drop(place.pop()),
+                part => place.push(part),
+            }
+        }
+        place
+    })
 }
 
 /// The parts of the library that a test uses and that are not there.
