@@ -2,8 +2,9 @@
 //!
 //! `fuzz/` holds the same targets for libFuzzer, which finds what chance does not; see `fuzz/README.md`. Here they are to
 //! stay alive: each kept input runs, some of each target get past its door, and the oracles can fail.
-//! `CORONER_FUZZ_MUTATIONS=100000 cargo test --test fuzz` tries more of each; `UPDATE_SEEDS=1` writes the kept inputs that
-//! are made by [`seeds`] anew.
+//! `CORONER_FUZZ_SECONDS=60 cargo test --test fuzz` tries others for a minute each, from a seed that it prints, and
+//! `CORONER_FUZZ_MUTATIONS=100000` more of the usual ones; `UPDATE_SEEDS=1` writes the kept inputs that are made by
+//! [`seeds`] anew.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop")]
 
@@ -12,8 +13,12 @@ use std::{
     env, fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 
+use coroner::sys::clock::Stopwatch;
 use targets::{Reached, TARGETS};
 
 mod oracles;
@@ -23,6 +28,8 @@ mod targets;
 
 /// Mutations of each target, unless the environment says otherwise.
 const MUTATIONS: u64 = 400;
+/// So many inputs are mutated at most.
+const POOL_MAX: usize = 4_000;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -144,21 +151,80 @@ fn mutated(inputs: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     input
 }
 
-#[test]
-fn what_is_like_the_kept_inputs_runs_as_well() {
-    let count = env::var("CORONER_FUZZ_MUTATIONS").map_or(MUTATIONS, |text| {
-        text.parse().unwrap_or_else(|e| panic!("CORONER_FUZZ_MUTATIONS={text}: {e}: write how many of each target"))
-    });
-    for (target, _) in TARGETS {
-        let inputs: Vec<Vec<u8>> = kept(target).into_values().collect();
-        let mut random = Random(u64::from(target.len() as u32) << 32 | u64::from(target.as_bytes()[0]));
-        for number in 0..count {
-            let input = mutated(&inputs, &mut random);
-            if let Err(said) = run(target, &input) {
-                let file = env::temp_dir().join(format!("coroner-fuzz-{target}-{number}"));
-                fs::write(&file, &input).unwrap();
-                panic!("{target}, mutation {number}, kept as {}: {said}", file.display());
+/// How long each target gets mutations, and which.
+#[derive(Clone, Copy, Debug)]
+enum Budget {
+    /// So many of each, the same each time.
+    Mutations(u64),
+    /// For so long each, others for each seed.
+    Time { each: Duration, seed: u64 },
+}
+
+impl Budget {
+    fn of_the_environment() -> Self {
+        let number = |name: &str| {
+            let text = env::var(name).ok()?;
+            Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}: write a whole number")))
+        };
+        match number("CORONER_FUZZ_SECONDS") {
+            None => Self::Mutations(number("CORONER_FUZZ_MUTATIONS").unwrap_or(MUTATIONS)),
+            Some(seconds) => {
+                let other_each_time = || (ulid::Ulid::generate().0 & u128::from(u32::MAX)) as u64;
+                let seed = number("CORONER_FUZZ_SEED").unwrap_or_else(other_each_time);
+                Self::Time { each: Duration::from_secs(seconds), seed }
             }
         }
     }
+}
+
+/// Runs mutations of a target's kept inputs, and of what comes of them past its door. Answers how many it ran.
+fn mutate(target: &str, budget: Budget) -> u64 {
+    let mut inputs: Vec<Vec<u8>> = kept(target).into_values().collect();
+    let (count, longest, seed) = match budget {
+        Budget::Mutations(count) => (count, None, 0),
+        Budget::Time { each, seed } => (u64::MAX, Some(each), seed),
+    };
+    let running = Stopwatch::start();
+    let mut random = Random(seed ^ (u64::from(target.len() as u32) << 32 | u64::from(target.as_bytes()[0])));
+    for number in 0..count {
+        if longest.is_some_and(|longest| running.elapsed() >= longest) {
+            return number;
+        }
+        let input = mutated(&inputs, &mut random);
+        match run(target, &input) {
+            Ok(Reached::Taken) if inputs.len() < POOL_MAX => inputs.push(input),
+            Ok(_) => {}
+            Err(said) => {
+                let file = env::temp_dir().join(format!("coroner-fuzz-{target}-{seed}-{number}"));
+                fs::write(&file, &input).unwrap();
+                panic!("{target}, mutation {number} of seed {seed}, kept as {}: {said}", file.display());
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn what_is_like_the_kept_inputs_runs_as_well() {
+    let budget = Budget::of_the_environment();
+    let next = AtomicUsize::new(0);
+    // Those that take time run beside each other.
+    let workers = match budget {
+        Budget::Mutations(_) => 1,
+        Budget::Time { seed, .. } => {
+            println!("CORONER_FUZZ_SEED={seed}");
+            thread::available_parallelism().map_or(1, usize::from)
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((target, _)) = TARGETS.get(next.fetch_add(1, Relaxed)) {
+                    let ran = mutate(target, budget);
+                    assert!(ran > 0, "{target}: no time for a single one");
+                    println!("{target:<12} {ran:>9} mutations");
+                }
+            });
+        }
+    });
 }
