@@ -86,6 +86,21 @@ mod tests {
         assert!(rhythm.phi(SECOND * 10, SECOND).is_some());
     }
 
+    /// Half of all gaps are longer than the mean; beyond it, deviations count.
+    #[test]
+    fn it_is_worked_out_from_the_mean_and_the_deviation() {
+        let phi = |gaps: &[u64], silence_ms| {
+            let mut rhythm = Rhythm::default();
+            gaps.iter().cycle().take(400).for_each(|gap| rhythm.learn(Duration::from_millis(*gap)));
+            rhythm.phi(Duration::from_millis(silence_ms), SECOND).unwrap()
+        };
+        assert!((phi(&[1_000], 1_000) - 2f64.log10()).abs() < 1e-9, "{}", phi(&[1_000], 1_000));
+        // Two deviations, of which the least is a tenth of the period: 2.3 % are longer.
+        assert!((phi(&[1_000], 1_200) - 1.64).abs() < 0.02, "{}", phi(&[1_000], 1_200));
+        let of_both = phi(&[500, 1_500], 2_000);
+        assert!((1.4..1.9).contains(&of_both), "{of_both}");
+    }
+
     #[test]
     fn suspicion_only_grows_with_silence() {
         let rhythm = steady();

@@ -230,7 +230,8 @@ fn the_outage_is_told_from_the_nodes_side() {
     bench.run_until(secs(60), "it is over", Bench::is_over);
     let (incident, _) = bench.store.newest().unwrap();
     let outage = &incident.outage;
-    assert!(outage.last_good.unwrap() <= incident.opened);
+    let last_good = outage.last_good.unwrap();
+    assert!(last_good <= incident.opened && incident.opened.since(last_good) < secs(10), "{outage:?}");
     assert!(outage.first_new.unwrap() > incident.opened, "{outage:?}");
     assert!(incident.timeline.iter().any(|t| t.text.contains("the first message under epoch 2 reached")));
     let labels: Vec<&str> = incident.steps.iter().map(|s| s.label.as_str()).collect();
