@@ -458,7 +458,8 @@ impl View {
     /// What the arbiter was told of a member's role, and what the member's agent was: a member that only the agent
     /// reaches is known all the same.
     fn roles(&self, policy: &ClusterPolicy, member: &MemberName) -> impl Iterator<Item = &Stream> + use<'_> {
-        let of = |observer: &Observer| self.find(policy.role_signal.as_ref()?, observer, Some(member));
+        let streams = policy.role_signal.as_ref().map_or(&[][..], |signal| self.streams(signal));
+        let of = |observer: &Observer| streams.get(place_of(streams, observer, Some(member)).ok()?);
         [of(&Observer::Arbiter), of(&Observer::Member(member.clone()))].into_iter().flatten()
     }
 

@@ -1,7 +1,8 @@
 //! `status`, `why`, `why-not`, `signals`: what people are shown.
 
 use coroner::model::{
-    Condition, Epoch, Fact, FailureKind, Observer, Outcome, Role, Verdict,
+    Command, Condition, Epoch, Fact, FailureKind, Mode, Observer, Outcome, Role, Verdict,
+    explain::Guard,
     observation::Arrivals,
     policy::{Observers, SignalKind, Subjects},
     rule::{Count, Reaction},
@@ -34,6 +35,25 @@ fn status_of_a_quiet_cluster() {
     assert_eq!(cluster.nodes.len(), 3);
     assert!(cluster.nodes[0].received.unwrap() > 0 && cluster.nodes[0].last_arrival.unwrap() <= secs(1));
     assert_eq!(cluster.nodes[0].follows, Some("a".into()));
+}
+
+/// Where a person approves each failover, that nobody did yet is not what makes a cluster unready; a pause is.
+#[test]
+fn a_cluster_that_asks_first_is_ready_and_a_paused_one_is_not() {
+    for (mode, is_paused, is_ready) in
+        [(Mode::Auto, false, true), (Mode::Manual, false, true), (Mode::Auto, true, false), (Mode::Manual, true, false)]
+    {
+        let mut cluster = full(&["a", "b"]);
+        cluster.mode = mode;
+        let mut bench = Bench::settled(policy(vec![cluster]));
+        if is_paused {
+            let (cluster, reason) = (Some("orders".into()), "work".into());
+            bench.ask(Command::Pause { cluster, owner: "ann".into(), reason, for_: None }).unwrap().unwrap();
+        }
+        let status = &bench.engine.status(bench.now).clusters[0];
+        assert_eq!(status.ready, is_ready, "{mode:?}, paused: {is_paused}, {:?}", status.blocking);
+        assert_eq!(status.blocking.iter().any(|g| g.guard == Guard::Approval), mode == Mode::Manual);
+    }
 }
 
 #[test]
