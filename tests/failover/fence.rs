@@ -1,7 +1,7 @@
 //! Fencing: levels fall through, unknown is not fenced, a write that goes through voids every claim.
 
 use coroner::model::{
-    Command, Epoch, FenceReport, Proof, StepResult,
+    Action, Command, Effect, Epoch, FenceReport, Proof, StepResult,
     event::Event,
     incident::IncidentState,
     policy::MethodPolicy,
@@ -209,6 +209,31 @@ fn a_read_back_that_the_forbidden_write_does_not_bear_out_is_a_claim() {
     bench.kill("a");
     bench.run_until(secs(30), "it is held", Bench::is_held);
     assert_eq!(bench.store.newest().unwrap().0.proof, Proof::Claim);
+}
+
+/// Nothing is heard any more, of nobody: the engine asks to be woken for the end of its act all the same.
+#[test]
+fn a_fence_is_given_up_in_time_where_nothing_else_happens() {
+    let mut bench = dead();
+    bench.script("fence a 0.0", &[Script::Hang]);
+    bench.run_until(secs(5), "the fence began", |b| b.done.len() == 1);
+    let (begun, mut engine) = (bench.now, bench.engine.clone());
+    let mut next = None;
+    while next.is_none() {
+        let at = engine.poll_timeout().unwrap();
+        assert!(at.since(begun) < secs(6), "it was never given up");
+        engine.handle_timeout(at);
+        while let Some(effect) = engine.poll_effect() {
+            match effect {
+                Effect::Persist { id, .. } => engine.handle(at, Event::Persisted(id)),
+                Effect::Run(run) => next = Some((at, run.action)),
+                Effect::Tell(_) | Effect::Reply { .. } => {}
+            }
+        }
+    }
+    let (at, action) = next.unwrap();
+    assert!((ms(4_000)..ms(4_050)).contains(&at.since(begun)), "deadline 2s and grace 2s: {:?}", at.since(begun));
+    assert!(matches!(action, Action::ForbiddenWrite { level: 0 } | Action::Fence { level: 1, .. }), "{action:?}");
 }
 
 /// H5: an answer that comes after the act was given up is told, and changes nothing.
