@@ -387,3 +387,15 @@ fn a_fence_that_ends_after_the_promotion_is_let_through_as_well() {
     assert!(place("admit a 0.1") > place("fence a 0.1"), "{:?}", bench.done);
     assert!(place("admit a 0.1") > place("promote b"), "{:?}", bench.done);
 }
+
+/// No broker kind is named: there is nothing through which a write could be tried.
+#[test]
+fn without_a_broker_no_write_is_tried() {
+    let mut cluster = full(&["a", "b"]);
+    (cluster.has_broker, cluster.initial_primary) = (false, Some("a".into()));
+    let mut bench = Bench::settled(policy(vec![cluster]));
+    bench.kill("a");
+    bench.run_until(secs(20), "it is over", Bench::is_over);
+    assert_eq!(bench.store.state().primary, Some("b".into()));
+    assert_eq!(bench.done.iter().filter(|act| act.starts_with("forbidden write")).count(), 0, "{:?}", bench.done);
+}
