@@ -310,6 +310,7 @@ fn a_failover_is_aborted_only_while_nothing_may_have_been_fenced() {
     let (incident, _) = bench.store.newest().unwrap();
     assert_eq!(incident.state, IncidentState::Aborted);
     assert!(incident.closed.is_some());
+    assert!(incident.timeline.last().unwrap().text.ends_with("; a stays primary"), "{:?}", incident.timeline);
     let state = bench.store.state();
     assert_eq!((state.primary.clone(), state.primary_epoch, state.epoch), (Some("a".into()), Epoch(1), Epoch(2)));
     assert!(state.quarantined.is_empty());

@@ -255,6 +255,8 @@ fn a_failover_that_is_given_up_leaves_the_old_primary_in_the_new_epoch() {
     bench.member("a").only_by_agent = false;
     bench.ask(abort()).unwrap().unwrap();
     bench.run_until(secs(5), "it is over", Bench::is_over);
+    let told = &bench.store.newest().unwrap().0.timeline.last().unwrap().text;
+    assert!(told.contains("a stays primary, in a new epoch"), "{told}");
     let state = bench.store.state();
     assert_eq!((state.primary.clone(), state.primary_epoch, state.epoch), (Some("a".into()), Epoch(2), Epoch(2)));
     bench.run_for(secs(2));
