@@ -66,7 +66,11 @@ fn a_store_that_fails_in_the_middle_is_asked_again_and_nothing_is_handed_out_mea
     bench.kill("a");
     bench.run_until(secs(10), "the fence began", |b| b.done.len() == 1);
     bench.store_mode = StoreMode::Fails;
+    let asked = |bench: &Bench| bench.effects.iter().filter(|(_, e)| matches!(e, Effect::Persist { .. })).count();
+    let before = asked(&bench);
     bench.run_for(secs(30));
+    let times = asked(&bench) - before;
+    assert!((25..=32).contains(&times), "once in a second, and not as fast as it refuses: {times} times");
     assert_eq!(bench.done.len(), 1, "{:?}", bench.done);
     assert!(bench.incident().is_some());
     assert!(blocks(&bench, Guard::StoreLost));
