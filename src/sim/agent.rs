@@ -258,14 +258,14 @@ impl World<'_> {
         if holder.remaining(moment.boot).is_none() {
             after = after.min(REPEAT_EVERY);
         }
-        let request = holder.ask(moment.boot);
+        let (life, request) = (agent.life, holder.ask(moment.boot));
         let mut own = false;
         for voter in &lease.voters {
             match self.voices.get(voter).copied() {
                 Some(Voice::Member(voice)) if voice == member => own = true,
                 Some(voice) => {
                     let to = self.host_of(voice);
-                    self.send(host, to, Message::Renew { voice, member, epoch, request });
+                    self.send(host, to, Message::Renew { voice, member, life, epoch, request });
                 }
                 None => {}
             }
@@ -396,7 +396,7 @@ impl World<'_> {
     }
 
     /// Another member's agent asks a voter for its grant.
-    pub(super) fn renew_came(&mut self, voice: Voice, member: usize, epoch: Epoch, request: u64) {
+    pub(super) fn renew_came(&mut self, voice: Voice, member: usize, life: u32, epoch: Epoch, request: u64) {
         let name = self.setting.cluster_policy().members[member].name.clone();
         let host = self.host_of(voice);
         let mono = self.hosts[host].moment(self.now).mono;
@@ -405,7 +405,7 @@ impl World<'_> {
         self.changed(voice);
         if granted.is_ok() {
             let to = self.members[member].host;
-            self.send(host, to, Message::Granted { member, by: host, epoch, request });
+            self.send(host, to, Message::Granted { member, life, by: host, epoch, request });
         }
     }
 

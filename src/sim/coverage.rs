@@ -19,9 +19,10 @@ pub(super) const STEPS: [&str; 7] =
     ["quiet", "fencing", "catching up", "promoting", "redirecting", "rejoining", "held"];
 
 /// What can be reached beside acts, faults and pairs.
-const PLACES: [&str; 64] = [
+const PLACES: [&str; 65] = [
     "agent: a promotion waits for an older lease",
     "agent: an old epoch's order was refused",
+    "agent: a grant for a former life was refused",
     "agent: an order came too late",
     "arbiter: an act is not begun, for it leads no more",
     "arbiter: appoints who is primary",

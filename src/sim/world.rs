@@ -51,11 +51,14 @@ pub(super) enum Message {
     Renew {
         voice: Voice,
         member: usize,
+        /// The agent's: what answers it is for that life alone, as every datagram of the mesh is for one of its receiver's.
+        life: u32,
         epoch: Epoch,
         request: u64,
     },
     Granted {
         member: usize,
+        life: u32,
         by: usize,
         epoch: Epoch,
         request: u64,
@@ -486,8 +489,16 @@ impl<'s> World<'s> {
             }
             Message::Heartbeat { member, stream } => self.heartbeat_came(to, member, stream),
             Message::Arrivals { node, stream, arrivals } => self.arrivals_came(to, node, stream, *arrivals),
-            Message::Renew { voice, member, epoch, request } => self.renew_came(voice, member, epoch, request),
-            Message::Granted { member, by, epoch, request } => self.granted(member, by, epoch, request),
+            Message::Renew { voice, member, life, epoch, request } => {
+                self.renew_came(voice, member, life, epoch, request);
+            }
+            Message::Granted { member, life, by, epoch, request } => {
+                if self.members[member].agent.as_ref().is_some_and(|agent| agent.life == life) {
+                    self.granted(member, by, epoch, request);
+                } else {
+                    self.coverage.hit("agent: a grant for a former life was refused");
+                }
+            }
             Message::Seal { voice, arbiter, epoch } => self.seal_came(voice, arbiter, epoch),
             Message::Sealed { by, epoch, is_over } => self.sealed_came(to, by, epoch, is_over),
             Message::Order { member, key, epoch, challenge, deed, until } => {
