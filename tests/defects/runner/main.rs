@@ -8,6 +8,7 @@ mod table;
 use std::{
     collections::BTreeMap,
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -90,8 +91,14 @@ fn work(options: &Options) -> Result<bool, String> {
     }
     let chosen = choose(&list, &options.names)?;
     if options.is_list {
+        let mut out = io::stdout().lock();
         for defect in chosen {
-            println!("{}: {} ({})", defect.name, defect.sentence, defect.file);
+            let written = writeln!(out, "{}: {} ({})", defect.name, defect.sentence, defect.file);
+            match written {
+                // Whoever reads it has read enough.
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => break,
+                written => written.map_err(|e| format!("standard output: {e}"))?,
+            }
         }
         return Ok(true);
     }
