@@ -247,7 +247,7 @@ fn a_late_answer_is_told_and_ignored() {
         .effects
         .iter()
         .find_map(|(_, e)| match e {
-            coroner::model::Effect::Run(run) => Some(run.token.clone()),
+            Effect::Run(run) => Some(run.token.clone()),
             _ => None,
         })
         .unwrap();
