@@ -10,8 +10,11 @@ use crate::{
 /// So many moves further the two are followed: what tells them apart may show only once a rule has held for its time.
 const FOLLOWED: usize = 12;
 
+/// What one move did: the fingerprint after it, the goals it reached, what was wrong.
+type Outcome = (u128, u32, Option<String>);
+
 /// What comes of a world by one move each; in whichever order its acts stand.
-fn next(setup: &Setup, world: &World) -> Vec<((u128, u32, Option<String>), World)> {
+fn next(setup: &Setup, world: &World) -> Vec<(Outcome, World)> {
     let mut moves = Vec::new();
     world.moves(setup, &mut moves);
     let mut all: Vec<_> = moves
@@ -33,11 +36,10 @@ fn go_on_alike(setup: &Setup, one: &World, other: &World) {
     let mut draw = one.print(setup);
     for step in 0..FOLLOWED {
         let (of_left, of_right) = (next(setup, &left), next(setup, &right));
-        let words =
-            |all: &[((u128, u32, Option<String>), World)]| all.iter().map(|(w, _)| w.clone()).collect::<Vec<_>>();
+        let outcomes = |all: &[(Outcome, World)]| all.iter().map(|(o, _)| o.clone()).collect::<Vec<_>>();
         assert_eq!(
-            words(&of_left),
-            words(&of_right),
+            outcomes(&of_left),
+            outcomes(&of_right),
             "two worlds with one fingerprint, {} s and {} s old, go on differently after {step} moves:\n{one}\n{other}\n\
              then\n{left}\n{right}",
             one.now,
