@@ -174,12 +174,15 @@ fn a18_an_arbiter_with_an_empty_store_takes_up_the_epoch_that_the_members_know()
     world.wait_primary("broker-b");
     world.member_mut("broker-a").restart();
     world.wait_standby("broker-a");
+    // Two, unless an opening was taken back on the way.
+    let known = world.cluster().unwrap()["epoch"].clone();
+    assert!(known.as_u64().unwrap() >= 2, "{known}");
     world.kill_arbiter();
     for ending in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(format!("{}{ending}", world.store.display()));
     }
     world.run(&[]);
     world.wait_primary("broker-b");
-    assert_eq!(world.cluster().unwrap()["epoch"], 2, "never below what a member has stored");
+    assert_eq!(world.cluster().unwrap()["epoch"], known, "never below what a member has stored");
     world.wait_ready();
 }
