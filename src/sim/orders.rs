@@ -28,7 +28,9 @@ impl World<'_> {
         let Some(heard) = me.heard[member].clone() else { return };
         let to = self.members[member].host;
         let challenge = (heard.life, heard.challenge);
-        self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed: Deed::Appoint, until: self.now });
+        // An appointment is taken as it comes, or not at all.
+        let (deed, until) = (Deed::Appoint, self.now);
+        self.send(arbiter, to, Message::Order { member, key, epoch, challenge, deed, until });
     }
 
     pub(super) fn send_order(&mut self, arbiter: usize, life: u32, number: u32) {

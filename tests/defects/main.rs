@@ -121,7 +121,6 @@ fn a_test_programs_output_is_read_as_it_was_meant() {
     assert_eq!(programs["sim"], Path::new("/t/sim-2"));
 }
 
-/// A test crate runs what it names and what that needs; only where something of that is broken can it notice.
 /// It would not compile otherwise, and no defect could be tried.
 #[test]
 fn the_scratch_package_holds_each_file_that_it_names() {
@@ -138,6 +137,7 @@ fn the_scratch_package_holds_each_file_that_it_names() {
     assert!(named > 5, "{named} files are named by others");
 }
 
+/// A test crate runs what it names and what that needs; only where something of that is broken can it notice.
 #[test]
 fn what_a_test_crate_runs_is_known() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pure-parts");
