@@ -206,6 +206,11 @@ impl Checks {
         self.told.insert(incident.id.clone(), incident.state);
     }
 
+    /// Whether people were told of the state in which it is.
+    pub(super) fn is_told(&self, incident: &Incident) -> bool {
+        self.told.get(&incident.id) == Some(&incident.state)
+    }
+
     /// Whether this is the first act of the incident.
     pub(super) fn begins(&mut self, incident: &IncidentId) -> bool {
         self.begun.insert(incident.clone())
@@ -247,8 +252,7 @@ impl Checks {
         for kept in store.incidents.values() {
             let Some(incident) = &kept.incident else { continue };
             let is_ended = incident.is_closed() || incident.state == IncidentState::Held;
-            let is_told = self.told.get(&incident.id) == Some(&incident.state);
-            match (is_ended, is_told) {
+            match (is_ended, self.is_told(incident)) {
                 (true, true) => {}
                 (false, _) => wrong.push(format!(
                     "{} of {} is {} for ever",

@@ -138,11 +138,10 @@ fn is_missed(world: &World<'_>, schedule: &Schedule) -> bool {
 impl World<'_> {
     /// Nothing is left to do: no incident is open, and the nodes are served by whom the store calls primary.
     fn is_well(&self) -> bool {
-        let is_open = self
-            .store
-            .incidents
-            .values()
-            .any(|kept| kept.incident.as_ref().is_some_and(|i| !i.is_closed() && i.state != IncidentState::Held));
+        // An end is told some milliseconds after its record is durable.
+        let is_open = self.store.incidents.values().filter_map(|kept| kept.incident.as_ref()).any(|incident| {
+            if incident.is_closed() { !self.checks.is_told(incident) } else { incident.state != IncidentState::Held }
+        });
         !is_open && self.is_everybody_served() && self.awaits_nobody()
     }
 

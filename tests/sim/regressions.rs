@@ -148,3 +148,21 @@ fn a_grant_for_a_former_life_extends_nothing() {
     assert_eq!(outcome.violations, [], "{story}");
     assert_eq!(outcome.promotions, 2, "{story}");
 }
+
+/// The judge's fault: everything was well again in the millisecond in which a failover was given up, and the run was called
+/// over before the report of its end was on its way. It waits for that now; an end that is never told is found all the same.
+#[test]
+fn an_end_that_is_being_told_is_waited_for() {
+    let schedule = schedule(
+        r#"{"seed":2084406,"faults":[
+            {"at_ms":2000,"fault":{"store":{"mode":"hangs"}}},
+            {"at_ms":2740,"fault":{"kill_arbiter":{"arbiter":0}},"for_ms":40},
+            {"at_ms":4360,"fault":{"isolate":{"host":1}}},
+            {"at_ms":4400,"fault":{"power_off":{"host":3}}},
+            {"at_ms":4500,"fault":{"slow":{"ms":193}}}],"heal_after_ms":9713}"#,
+    );
+    let outcome = run_told(&settings::agents(&["a", "b", "c"]), &schedule);
+    let story = outcome.story.join("\n");
+    assert_eq!(outcome.violations, [], "{story}");
+    assert_eq!(outcome.aborted, 1, "{story}");
+}
