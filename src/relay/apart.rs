@@ -4,15 +4,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Write as _},
-    os::unix::fs::FileExt as _,
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    disk::{self, File, How},
     entry::{Entry, EntryKind},
     segment::{Segment, history, list},
     writer::cut,
@@ -74,7 +73,7 @@ pub(super) fn set_apart(dir: &Path, member: &str) -> io::Result<Vec<Report>> {
         };
         let Some(end) = end else { continue };
         let from = beyond(segment, end)?;
-        if from < std::fs::metadata(&segment.path)?.len() {
+        if from < File::open(&segment.path, How::Read)?.len()? {
             by_epoch.entry(epoch).or_default().push((segment, from));
         }
     }
@@ -83,7 +82,7 @@ pub(super) fn set_apart(dir: &Path, member: &str) -> io::Result<Vec<Report>> {
 
 /// Where the entries beyond `end` begin in a segment.
 fn beyond(segment: &Segment, end: u64) -> io::Result<u64> {
-    let bytes = std::fs::read(&segment.path)?;
+    let bytes = disk::read(&segment.path)?;
     let mut at = usize::try_from(segment.start).unwrap_or(usize::MAX);
     while let Some(Ok(entry)) = bytes.get(at..).map(Entry::read)
         && entry.sequence <= end.max(segment.header.first - 1)
@@ -95,8 +94,8 @@ fn beyond(segment: &Segment, end: u64) -> io::Result<u64> {
 
 fn one(dir: &Path, member: &str, epoch: u64, parts: &[(&Segment, u64)]) -> io::Result<Report> {
     let apart = dir.join("set-apart");
-    std::fs::create_dir_all(&apart)?;
-    let (mut out, file) = create(&apart, member, epoch)?;
+    disk::create_dir_all(&apart)?;
+    let (out, file) = create(&apart, member, epoch)?;
     let mut report = Report {
         member: member.to_owned(),
         epoch,
@@ -107,23 +106,19 @@ fn one(dir: &Path, member: &str, epoch: u64, parts: &[(&Segment, u64)]) -> io::R
         senders: BTreeMap::new(),
     };
     for (segment, from) in parts {
-        let source = File::open(&segment.path)?;
         // At most a segment.
-        let length = source.metadata()?.len().saturating_sub(*from);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        source.read_exact_at(&mut bytes, *from)?;
-        out.write_all(&bytes)?;
-        report.bytes += length;
+        let bytes = File::open(&segment.path, How::Read)?.rest(*from)?;
+        out.write_all_at(&bytes, report.bytes)?;
+        report.bytes += bytes.len() as u64;
         let mut at = 0;
         while let Ok(entry) = Entry::read(&bytes[at..]) {
             at += entry.len();
             note(&mut report, &entry);
         }
     }
-    out.sync_all()?;
+    out.sync()?;
     let text = serde_json::to_vec_pretty(&report)?;
-    crate::sys::file::replace(&file.with_extension("json"), &text)?;
-    File::open(&apart)?.sync_all()?;
+    disk::replace(&file.with_extension("json"), &text)?;
     // Only now, from the end backwards: whatever stays behind is still beyond the history.
     for (segment, from) in parts.iter().rev() {
         cut(&segment.path, *from)?;
@@ -148,7 +143,7 @@ fn create(apart: &Path, member: &str, epoch: u64) -> io::Result<(File, PathBuf)>
     for number in 1_u32.. {
         let more = if number == 1 { String::new() } else { format!("-{number}") };
         let path = apart.join(format!("{member}-{epoch}{more}.wal"));
-        match File::options().write(true).create_new(true).open(&path) {
+        match File::open(&path, How::CreateNew) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             file => return Ok((file?, path)),
         }

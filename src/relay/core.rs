@@ -2,9 +2,9 @@
 //!
 //! Why nothing that was acknowledged is lost by a takeover, even if the former primary lives on: a primary appends, makes
 //! durable, *then* reads the epoch file, and acknowledges only if that is still its own. Whoever promotes raises the epoch
-//! file durably, *then* reads the log to its end. If the primary read the file before it was raised, its entry had been
-//! appended before, and the other one reads it. If it read it after, it acknowledges nothing and retires. In between there
-//! is nothing.
+//! file durably, *then* looks which segments there are and reads the log to its end. If the primary read the file before it was
+//! raised, its entry had been appended before, and the other one reads it. If it read it after, it acknowledges nothing and
+//! retires. In between there is nothing.
 //!
 //! Why nothing comes twice: a sender's numbers are taken without gaps only, and the last one of each sender is part of what
 //! is replayed.
@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     control::{Answer, Reason, Request, Role},
+    disk,
     entry::{Entry, EntryKind},
     epoch::{self, EpochFile},
     reader::{ReadError, Reader},
@@ -34,6 +35,8 @@ use super::{
 };
 use crate::sys::clock::{Stopwatch, anchor};
 
+#[cfg(test)]
+mod chance;
 mod orders;
 mod replay;
 

@@ -5,7 +5,6 @@
 //! one at a time, has to be enough.
 
 use std::{
-    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,8 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::control::Role;
-use crate::sys::{clock::Stopwatch, file::replace};
+use super::{
+    control::Role,
+    disk::{self, Since, replace},
+};
 
 /// What the epoch file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,23 +70,21 @@ pub fn read(dir: &Path) -> io::Result<Option<EpochFile>> {
 /// # Errors
 /// It was not raised, or whether it was is not known.
 pub(super) fn raise(dir: &Path, epoch: u64, primary: &str, within: Duration) -> Result<(), RaiseError> {
-    let lock = File::options().create(true).append(true).open(dir.join("epoch.lock"))?;
-    let watch = Stopwatch::start();
-    loop {
-        match lock.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if watch.elapsed() < within => std::thread::sleep(Duration::from_millis(5)),
-            Err(TryLockError::WouldBlock) => return Err(RaiseError::Locked),
-            Err(TryLockError::Error(e)) => return Err(e.into()),
+    let since = Since::now();
+    // Held until the end of this function.
+    let _lock = loop {
+        match disk::try_lock(&dir.join("epoch.lock"))? {
+            Some(lock) => break lock,
+            None if since.elapsed() < within => disk::sleep(Duration::from_millis(5)),
+            None => return Err(RaiseError::Locked),
         }
-    }
+    };
     let wanted = EpochFile { epoch, primary: primary.to_owned() };
     match read(dir)? {
         Some(now) if now == wanted => return Ok(()),
         Some(now) if now.epoch >= epoch => return Err(RaiseError::Larger(now)),
         _ => {}
     }
-    // The lock goes with the file, at the end of this function.
     replace(&path(dir), &serde_json::to_vec(&wanted).map_err(io::Error::from)?)?;
     Ok(())
 }
@@ -107,7 +106,7 @@ pub(super) fn write_own(own: &Path, what: &Own) -> io::Result<()> {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option<T>> {
-    match std::fs::read(path) {
+    match disk::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -130,7 +129,7 @@ mod tests {
         assert!(matches!(raise(dir.path(), 3, "b", soon), Err(RaiseError::Larger(now)) if now.primary == "a"));
         assert!(matches!(raise(dir.path(), 2, "b", soon), Err(RaiseError::Larger(_))));
         raise(dir.path(), 4, "b", soon).unwrap();
-        let held = File::options().append(true).open(dir.path().join("epoch.lock")).unwrap();
+        let held = std::fs::File::options().append(true).open(dir.path().join("epoch.lock")).unwrap();
         held.lock().unwrap();
         assert!(matches!(raise(dir.path(), 5, "a", soon), Err(RaiseError::Locked)));
         assert_eq!(read(dir.path()).unwrap().map(|f| f.epoch), Some(4));

@@ -18,6 +18,7 @@ mod apart;
 pub mod client;
 pub mod control;
 mod core;
+mod disk;
 pub mod entry;
 mod epoch;
 mod reader;

@@ -8,19 +8,17 @@
 //! system; NFS is only with `actimeo=0,lookupcache=none` or the like.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
+    disk::{self, File, How, Since},
     entry::{Bad, Entry, EntryKind, MAX_ENTRY, u32_at, u64_at},
     segment::{self, Segment, Span, history, list},
     writer::cut,
 };
-use crate::sys::clock::Stopwatch;
 
 /// How much is read at once.
 const CHUNK: usize = 1024 * 1024;
@@ -89,7 +87,7 @@ pub struct Reader {
     last: u64,
     /// Entries up to this one are of no interest.
     after: u64,
-    looked: Option<(Stopwatch, (i64, i64))>,
+    looked: Option<(Since, (i64, i64))>,
     /// A torn end that was examined: the file's length, and where.
     examined: Option<(u64, u64)>,
 }
@@ -146,10 +144,16 @@ impl Reader {
         self.open.as_ref().map(|open| open.segment.path.as_path())
     }
 
+    /// Looks at the directory before it reads on, however short the last look is ago. That a directory seems unchanged says
+    /// little: two changes within a tick of the storage's clock look like one.
+    pub(super) fn look_again(&mut self) {
+        self.looked = None;
+    }
+
     /// How many bytes of the file that is being read are not read yet, and whether there is another file behind it.
     pub(super) fn remaining(&self) -> io::Result<(u64, bool)> {
         let Some(open) = &self.open else { return Ok((0, false)) };
-        let length = open.file.metadata()?.len();
+        let length = open.file.len()?;
         Ok((length.saturating_sub(open.offset + open.used as u64), self.following().is_some()))
     }
 
@@ -210,7 +214,7 @@ impl Reader {
         let wanted = self.last + 1;
         let following = self.following().cloned();
         let Some(open) = &mut self.open else { return Ok(false) };
-        let length = open.file.metadata()?.len();
+        let length = open.file.len()?;
         let at = open.offset + open.used as u64;
         if let Some(next) = following {
             // The segment ended before the next one began, but this reader may have looked before that.
@@ -224,7 +228,7 @@ impl Reader {
                 return Err(open.corrupt(wanted, detail));
             }
             // What a former primary left half written behind its end is no matter.
-            if is_same_epoch && open.file.metadata()?.len() > open.offset {
+            if is_same_epoch && open.file.len()? > open.offset {
                 return Err(open.corrupt(wanted, bad.unwrap_or(Bad::Incomplete).to_string()));
             }
             return self.advance();
@@ -286,7 +290,7 @@ impl Reader {
     fn torn(&self) -> io::Result<Option<(PathBuf, u64)>> {
         let Some(open) = &self.open else { return Ok(None) };
         let at = open.offset + open.used as u64;
-        Ok((open.file.metadata()?.len() > at).then(|| (open.segment.path.clone(), at)))
+        Ok((open.file.len()? > at).then(|| (open.segment.path.clone(), at)))
     }
 
     /// The segment behind the one that is being read, or the first one.
@@ -305,8 +309,13 @@ impl Reader {
             Some(_) => self.following(),
             None => {
                 let wanted = self.after.saturating_add(1);
-                let all = self.spans.iter().flat_map(|span| &span.segments);
-                all.clone().rev().find(|s| s.header.first <= wanted).or_else(|| all.clone().next())
+                let mut all = self.spans.iter().flat_map(|span| &span.segments);
+                let first = all.clone().rev().find(|s| s.header.first <= wanted);
+                if first.is_none() && all.next().is_some() {
+                    // They were removed between the first look and this one.
+                    return Err(ReadError::TooFarBehind { oldest: segment::oldest(&self.spans) });
+                }
+                first
             }
         };
         let Some(segment) = next.cloned() else {
@@ -320,7 +329,7 @@ impl Reader {
             return Err(open.corrupt(self.last + 1, detail));
         }
         let end = self.spans.iter().find(|span| span.epoch == segment.header.epoch).and_then(|span| span.end);
-        let file = match File::open(&segment.path) {
+        let file = match File::open(&segment.path, How::Read) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.look()?;
                 return Err(ReadError::TooFarBehind { oldest: segment::oldest(&self.spans) });
@@ -346,37 +355,36 @@ impl Reader {
 
     /// Looks which segments there are.
     fn look(&mut self) -> Result<(), ReadError> {
-        let (watch, changed) = (Stopwatch::start(), changed_at(&self.dir)?);
+        // Whoever reads on after an error meets it again.
+        self.looked = None;
+        let (since, changed) = (Since::now(), changed_at(&self.dir)?);
         let listing = list(&self.dir)?;
         self.spans = history(&listing);
         let newest = self.spans.last().map_or(0, |span| span.epoch);
         self.unreadable =
             listing.unreadable.into_iter().find(|path| segment::epoch_of(path).is_none_or(|e| e >= newest));
-        self.looked = Some((watch, changed));
-        let last = self.last;
+        let (last, oldest) = (self.last, segment::oldest(&self.spans));
         if let Some(open) = &mut self.open {
+            let is_there = self.spans.iter().flat_map(|span| &span.segments).any(|s| s.path == open.segment.path);
+            if !is_there && oldest > last + 1 {
+                // The oldest segments were removed under a reader that was slow.
+                return Err(ReadError::TooFarBehind { oldest });
+            }
             let epoch = open.segment.header.epoch;
             match self.spans.iter().find(|span| span.epoch == epoch) {
                 Some(span) if span.end.is_none_or(|end| last <= end) => open.end = span.end,
-                // The oldest segments were removed under a reader that was slow.
-                None if self
-                    .spans
-                    .first()
-                    .is_some_and(|span| span.epoch > epoch && segment::oldest(&self.spans) > last + 1) =>
-                {
-                    return Err(ReadError::TooFarBehind { oldest: segment::oldest(&self.spans) });
-                }
                 _ => return Err(ReadError::Diverged),
             }
         }
+        self.looked = Some((since, changed));
         Ok(())
     }
 }
 
 fn changed_at(dir: &Path) -> io::Result<(i64, i64)> {
-    match std::fs::metadata(segment::wal(dir)) {
+    match disk::changed_at(&segment::wal(dir)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
-        metadata => metadata.map(|m| (m.mtime(), m.mtime_nsec())),
+        changed => changed,
     }
 }
 
@@ -418,30 +426,19 @@ impl Open {
         self.offset += self.used as u64;
         self.used = 0;
         let before = self.buffer.len();
-        self.buffer.resize(want.max(before), 0);
-        let mut have = before;
-        while have < self.buffer.len() {
-            match self.file.read_at(&mut self.buffer[have..], self.offset + have as u64) {
-                Ok(0) => break,
-                Ok(more) => have += more,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.buffer.truncate(before);
-                    return Err(e);
-                }
-            }
-        }
-        self.buffer.truncate(have);
-        Ok(have > before)
+        // Whoever stands at the end asks again and again: no room is made for what is not there.
+        let there = self.file.len()?.saturating_sub(self.offset);
+        self.buffer.resize(want.min(usize::try_from(there).unwrap_or(usize::MAX)).max(before), 0);
+        let filled = self.file.fill_at(&mut self.buffer[before..], self.offset + before as u64);
+        self.buffer.truncate(before + filled.as_ref().copied().unwrap_or(0));
+        Ok(filled? > 0)
     }
 
     /// Looks for an entry behind the place where there is none.
     fn valid_behind(&self, wanted: u64) -> io::Result<Option<(u64, u64)>> {
         let start = self.offset + self.used as u64;
-        let length = self.file.metadata()?.len();
         // Bounded by the size of a segment.
-        let mut rest = vec![0; usize::try_from(length.saturating_sub(start)).unwrap_or(0)];
-        self.file.read_exact_at(&mut rest, start)?;
+        let rest = self.file.rest(start)?;
         for at in 1..rest.len() {
             let Some(size) = u32_at(&rest, at) else { break };
             let fits = size as usize <= MAX_ENTRY && at + 8 + size as usize <= rest.len();

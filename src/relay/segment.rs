@@ -5,13 +5,12 @@
 //! from the largest epoch backwards that gives one history. What a former primary wrote beyond it is read by nobody.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
+    disk::{self, File, How},
     entry::{checksum_of, u32_at, u64_at},
     wire::MAX_NAME,
 };
@@ -22,6 +21,8 @@ const HEAD: usize = 16;
 const MAX_HEADER: usize = HEAD + 33 + MAX_NAME;
 /// No log gets so far, at any rate. So no sequence within a segment comes near the end of the numbers.
 const LAST_FIRST: u64 = u64::MAX / 2;
+/// A listing begins anew so often, where segments are removed meanwhile.
+const MOST_LOOKS: usize = 100;
 
 /// Where an epoch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,17 +125,26 @@ pub struct Listing {
 /// # Errors
 /// The directory or a header cannot be read.
 pub fn list(dir: &Path) -> io::Result<Listing> {
+    for _ in 0..MOST_LOOKS {
+        if let Some(listing) = list_once(dir)? {
+            return Ok(listing);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "segments are removed faster than they can be listed"))
+}
+
+/// None: a segment was removed, being too old, since the directory was read. What is listed then may have a hole, since the
+/// one before it was there still.
+fn list_once(dir: &Path) -> io::Result<Option<Listing>> {
     let mut listing = Listing::default();
-    let entries = match std::fs::read_dir(wal(dir)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(listing),
+    let entries = match disk::list(&wal(dir)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(listing)),
         entries => entries?,
     };
-    for entry in entries {
-        let path = entry?.path();
+    for path in entries {
         let Some(named) = path.file_name().and_then(|n| n.to_str()).and_then(numbers_of) else { continue };
         let read = match read_header(&path) {
-            // It was removed, being too old, since the directory was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
         match read {
@@ -146,21 +156,12 @@ pub fn list(dir: &Path) -> io::Result<Listing> {
     }
     listing.segments.sort_by_key(|s| (s.header.epoch, s.header.first));
     listing.unreadable.sort();
-    Ok(listing)
+    Ok(Some(listing))
 }
 
 fn read_header(path: &Path) -> io::Result<Option<(Header, usize)>> {
-    let file = File::open(path)?;
     let mut bytes = [0; MAX_HEADER];
-    let mut length = 0;
-    while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], length as u64) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
+    let length = File::open(path, How::Read)?.fill_at(&mut bytes, 0)?;
     Ok(Header::read(&bytes[..length]))
 }
 

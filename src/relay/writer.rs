@@ -1,13 +1,12 @@
 //! Writes the segments of one epoch.
 
 use std::{
-    fs::{File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
+    disk::{self, File, How},
     entry::{Entry, EntryKind},
     segment::{self, Begins, Header, Segment, list},
     table::Table,
@@ -47,7 +46,7 @@ impl Writer {
     pub fn begin(dir: &Path, epoch: u64, begins: Begins, member: &str, first: u64, table: &Table) -> io::Result<Self> {
         let header = Header { epoch, first, begins, member: member.to_owned() };
         let wal = segment::wal(dir);
-        std::fs::create_dir_all(&wal)?;
+        disk::create_dir_all(&wal)?;
         let path = wal.join(segment::file_name(epoch, first));
         let temporary = wal.join(format!(".{}.new", segment::file_name(epoch, first)));
         let mut bytes = header.write();
@@ -63,18 +62,30 @@ impl Writer {
         };
         entry.write(&mut bytes);
         let write = || {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+            let file = File::open(&temporary, How::Create)?;
             file.write_all_at(&bytes, 0)?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, &path)?;
-            File::open(&wal)?.sync_all()?;
+            file.sync()?;
+            disk::rename(&temporary, &path)?;
+            disk::sync_dir(&wal)?;
             Ok(file)
         };
         let file = write().inspect_err(|_: &io::Error| {
             // What it took is given back; the error that counts is the first one.
-            let _ = std::fs::remove_file(&temporary);
+            let _ = disk::remove(&temporary);
         })?;
         Ok(Self { dir: dir.to_owned(), header, file, path, length: bytes.len() as u64, next: first })
+    }
+
+    /// Goes on in a segment that has no entries yet, and nothing torn: whoever has it open reads on. One of the same name in
+    /// its place would be another file, and who has the former one open would wait for ever at its end.
+    ///
+    /// # Errors
+    /// The storage; nothing was changed.
+    pub(super) fn go_on(dir: &Path, segment: &Segment) -> io::Result<Self> {
+        let file = File::open(&segment.path, How::Write)?;
+        let (header, path, length) = (segment.header.clone(), segment.path.clone(), file.len()?);
+        let next = header.first;
+        Ok(Self { dir: dir.to_owned(), header, file, path, length, next })
     }
 
     /// The sequence of the next entry.
@@ -130,7 +141,7 @@ impl Writer {
         if kept < written as u64 {
             self.file.set_len(self.length + kept)?;
         }
-        self.file.sync_data()?;
+        self.file.sync()?;
         self.length += kept;
         self.next += count as u64;
         Ok(full.map_or(Appended::All, Appended::Full))
@@ -146,14 +157,14 @@ impl Writer {
         let segments: Vec<&Segment> = spans.iter().flat_map(|span| &span.segments).collect();
         let mut sizes = Vec::with_capacity(segments.len());
         for segment in &segments {
-            sizes.push(std::fs::metadata(&segment.path)?.len());
+            sizes.push(File::open(&segment.path, How::Read)?.len()?);
         }
         let mut total: u64 = sizes.iter().sum();
         for (segment, size) in segments.iter().zip(sizes) {
             if total <= bytes || segment.path == self.path {
                 break;
             }
-            std::fs::remove_file(&segment.path)?;
+            disk::remove(&segment.path)?;
             total -= size;
         }
         Ok(())
@@ -162,12 +173,12 @@ impl Writer {
 
 /// Cuts a torn end, durably.
 pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = File::open(path, How::Write)?;
     file.set_len(length)?;
-    file.sync_all()
+    file.sync()
 }
 
 /// Makes what another process wrote durable before one counts on it.
 pub(super) fn make_durable(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_data()
+    File::open(path, How::Read)?.sync()
 }

@@ -17,7 +17,8 @@
 //!   if some party is reached by one and reaches the other.
 //! - Several arbiters elect by a row with a lease in the store; the table of instances itself is played in
 //!   `tests/election`.
-//! - A broker is a role, a flag and a log. What a kind of broker does beyond that is tested against the real one.
+//! - A broker is a role, a flag and a log. What a kind of broker does beyond that is tested against the real one; the relay's
+//!   own log on shared storage has a world of its own (`src/relay/core/chance.rs`).
 //! - A virtual machine that is stopped as a whole and wakes with an old clock is outside of what leases promise, and outside
 //!   of this world.
 //!

@@ -81,6 +81,40 @@ fn a_missing_segment_is_said() {
     assert!(matches!(error, Some(ReadError::Corrupt { sequence: 11, .. })), "{error:?}");
 }
 
+/// The oldest segments are removed while somebody reads them: it was too slow, and nothing is corrupt. It hears so however
+/// often it asks; it used to hear of corruption the second time.
+#[test]
+fn whoever_reads_slower_than_segments_are_removed_is_too_far_behind_and_stays_it() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path(), &[10, 5, 20]);
+    let segments = list(dir.path()).unwrap().segments;
+    let mut slow = Reader::after(dir.path(), 0).unwrap();
+    assert!(slow.read(100, |_, _| true).unwrap() > 0);
+    // This one has looked, and read nothing yet.
+    let mut fresh = Reader::from_oldest(dir.path()).unwrap();
+    for segment in &segments[..2] {
+        fs::remove_file(&segment.path).unwrap();
+    }
+    for _ in 0..3 {
+        let error = loop {
+            match slow.read(1 << 20, |entry, _| entry.sequence <= 10) {
+                Ok(0) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, ReadError::TooFarBehind { oldest: 16 }), "{error:?}");
+    }
+    let mut given = 0;
+    let error = loop {
+        match fresh.read(1 << 20, |_, _| true) {
+            Ok(count) => given += count,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ReadError::TooFarBehind { oldest: 16 }) && given == 0, "{error:?} after {given}");
+}
+
 /// Numbers that no log has: the segment is damaged, and nobody counts beyond the end of the numbers for it.
 #[test]
 fn a_segment_from_the_end_of_the_numbers_is_damaged() {

@@ -141,6 +141,30 @@ async fn a_member_starts_as_what_it_was_and_two_processes_are_not_one_member() {
     b.until("linked again", |s| s.is_linked).await;
 }
 
+/// Each restart of a primary begins a segment, and one that nothing was written to used to be replaced by a new file of the
+/// same name. A shadow that had the former one open waited at its end for ever, called itself replaying and not behind, and
+/// when it was promoted, what had been acknowledged since was beyond its epoch.
+#[tokio::test]
+async fn a_shadow_reads_on_in_a_segment_that_was_empty_when_the_primary_was_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, b) = pair(dir.path()).await;
+    let address = a.address.clone();
+    for _ in 0..2 {
+        a.kill();
+        a = Relay::start_at(dir.path(), "a", &address);
+        // Longer than until the shadow looks which segments there are.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let sender = Sender::start(SenderOptions::new("s", &address));
+    send_upto(&sender, 20).await;
+    b.until("it has it", |s| s.position == 21).await;
+    assert!(is_ok(&b.promote(2).await));
+    let mut node = NodeClient::start(NodeOptions::from_the_beginning("n", &b.address));
+    let mut got = Got::default();
+    receive_until(&mut node, &mut got, "s", 20).await;
+    got.assert_exact("s");
+}
+
 #[tokio::test]
 async fn a_shadow_says_how_far_it_is_behind_and_catches_up_when_told() {
     let dir = tempfile::tempdir().unwrap();

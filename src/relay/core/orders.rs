@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use super::{
-    Answer, Core, EntryKind, ReadError, Reason, Request, Role, Stopwatch, Writer, anchor,
+    Answer, Core, EntryKind, ReadError, Reason, Request, Role, Stopwatch, Writer, anchor, disk,
     epoch::{self, EpochFile, Own},
 };
 use crate::relay::{
@@ -182,7 +182,14 @@ impl Core {
             None => Begins::default(),
         };
         let is_new = newest.is_none_or(|span| span.epoch != epoch) || position == begins.after;
-        let mut writer = Writer::begin(&self.storage.dir, epoch, begins, &self.shared.name, position + 1, &self.table)?;
+        let newest = newest.and_then(|span| span.segments.last());
+        let mut writer = match newest.filter(|s| s.header.epoch == epoch && s.header.first == position + 1) {
+            Some(empty) => Writer::go_on(&self.storage.dir, empty)?,
+            None => {
+                let (dir, name) = (&self.storage.dir, &self.shared.name);
+                Writer::begin(dir, epoch, begins, name, position + 1, &self.table)?
+            }
+        };
         if is_new {
             let entry = Entry {
                 epoch,
@@ -318,14 +325,12 @@ impl Core {
     }
 
     /// The directories are there, and this process alone is this member.
-    pub(in crate::relay) fn prepare(&self) -> io::Result<std::fs::File> {
-        std::fs::create_dir_all(segment::wal(&self.storage.dir))?;
-        std::fs::create_dir_all(&self.storage.own)?;
-        let lock = std::fs::File::options().create(true).append(true).open(self.storage.own.join("lock"))?;
-        lock.try_lock().map_err(|_| {
+    pub(in crate::relay) fn prepare(&self) -> io::Result<disk::Lock> {
+        disk::create_dir_all(&segment::wal(&self.storage.dir))?;
+        disk::create_dir_all(&self.storage.own)?;
+        disk::try_lock(&self.storage.own.join("lock"))?.ok_or_else(|| {
             let own = self.storage.own.display();
             io::Error::other(format!("another process works as this member (it holds {own}/lock): stop it first"))
-        })?;
-        Ok(lock)
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, EntryKind, ReadError, Reader, Stopwatch, Table, anchor};
+use super::{Core, EntryKind, ReadError, Reader, Stopwatch, Table, anchor, disk};
 
 /// How much is applied between two looks at the orders.
 const STEP_BYTES: usize = 4 * 1024 * 1024;
@@ -130,6 +130,10 @@ impl Core {
     pub(super) fn replay_to(&mut self, upto: Option<u64>, within: Duration) -> Result<(u64, bool), ReadError> {
         let watch = Stopwatch::start();
         let mut replayed = 0;
+        // The former primary may have begun a segment, and acknowledged from it, just before the epoch was raised.
+        if let Some(reader) = &mut self.reader {
+            reader.look_again();
+        }
         loop {
             if upto.is_some_and(|upto| self.shared.lock().position >= upto) {
                 return Ok((replayed, true));
@@ -137,7 +141,7 @@ impl Core {
             match self.step(Duration::ZERO)? {
                 Step::Applied(count) => replayed += count,
                 Step::End if upto.is_none() => return Ok((replayed, true)),
-                Step::End => std::thread::sleep(super::POLL),
+                Step::End => disk::sleep(super::POLL),
                 // There is no delay here.
                 Step::Delayed => {}
             }
