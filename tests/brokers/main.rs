@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../common/freeze.rs"]
+mod freeze;
 #[path = "../common/redis.rs"]
 mod redis_server;
 

@@ -20,7 +20,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::*;
+use super::{freeze::freeze, *};
 
 const ALL: [Ask; 5] = [Ask::Ping, Ask::Role, Ask::Position, Ask::ReplicationLink, Ask::Write];
 
@@ -45,15 +45,8 @@ impl Member {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// SIGSTOP, and waits until each of its threads stands still: the signal alone is under way for a moment, in which it
-    /// still answers.
     fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
-        let stands = |stat: &Path| std::fs::read_to_string(stat).is_ok_and(|text| text.contains(") T "));
-        let tasks = format!("/proc/{}/task", self.child.id());
-        while !std::fs::read_dir(&tasks).unwrap().all(|task| stands(&task.unwrap().path().join("stat"))) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        freeze(self.child.id());
     }
 
     fn kill(&mut self) {

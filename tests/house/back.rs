@@ -28,7 +28,7 @@ async fn p5_a_frozen_primary_wakes_up_acknowledges_nothing_and_becomes_the_shado
     let before = house.nodes[0].got().count;
     house.until("messages arrive", async |house: &mut House| house.nodes[0].got().count > before).await;
 
-    house.relay(A).freeze().await;
+    house.relay(A).freeze();
     // What is sent now lies in the sockets of a process that stands still.
     let mut unheard = 0;
     for _ in 0..50 {

@@ -33,6 +33,7 @@ use tokio::{
 use crate::{
     cable::Cable,
     clients::{Arbiter, Node, Source, Ways, token_of},
+    freeze::freeze,
 };
 
 pub const A: &str = "relay-a";
@@ -88,14 +89,8 @@ impl Process {
         let _ = nix::sys::signal::kill(self.pid, signal);
     }
 
-    /// SIGSTOP, and waits until each of its threads stands still: the signal alone is under way for a moment.
-    pub async fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
-        let stands = |stat: &Path| fs::read_to_string(stat).is_ok_and(|text| text.contains(") T "));
-        let tasks = format!("/proc/{}/task", self.pid);
-        while !fs::read_dir(&tasks).unwrap().all(|task| stands(&task.unwrap().path().join("stat"))) {
-            sleep(Duration::from_millis(2)).await;
-        }
+    pub fn freeze(&self) {
+        freeze(self.pid.as_raw().unsigned_abs());
     }
 
     async fn end(&mut self) {

@@ -12,6 +12,8 @@
 
 mod cable;
 mod clients;
+#[path = "../common/freeze.rs"]
+mod freeze;
 mod lab;
 
 mod back;

@@ -40,7 +40,7 @@ async fn p31_never_taken() {
     let sender = Source::start("unsure", &ways, A, 10, 100).await;
     let first = sender.send().await;
     assert!(sender.sender.wait_for(first, Duration::from_secs(20)).await);
-    house.relay(A).freeze().await;
+    house.relay(A).freeze();
     let unknown = sender.send().await;
     house.kill(A).await;
     house.wait_primary(B, epoch).await;

@@ -1,10 +1,9 @@
-//! Relays in processes of their own, each in a process group of its own, killed with it when dropped.
+//! Relays in processes of their own, each in a session of its own, killed with it when dropped.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -21,6 +20,8 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+
+use crate::freeze::freeze;
 
 /// Generous: a loaded machine pauses for seconds.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,12 +48,14 @@ impl Relay {
             std::process::id(),
             std::thread::current().id()
         ));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coroner-relay"));
+        // A session of its own: one that is stopped is not continued when a shell exits. It becomes the program itself.
+        let mut command = Command::new("setsid");
+        command.arg(env!("CARGO_BIN_EXE_coroner-relay"));
         command.args(["serve", "--name", name, "--listen", at, "--storage"]).arg(dir).args(more);
         if let Some(primary) = follow {
             command.args(["--follow", primary]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -69,6 +72,10 @@ impl Relay {
 
     pub fn signal(&self, signal: Signal) {
         killpg(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    pub fn freeze(&self) {
+        freeze(self.child.id());
     }
 
     pub fn kill(&mut self) {

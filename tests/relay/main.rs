@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs, reason = "tests")]
 
+#[path = "../common/freeze.rs"]
+mod freeze;
 mod full;
 mod kill;
 mod lab;

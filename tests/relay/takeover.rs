@@ -47,7 +47,7 @@ async fn a_paused_primary_acknowledges_nothing_after_it_wakes_up_and_what_it_wro
     let sender = Sender::start(SenderOptions::new("s", &a.address));
     send_upto(&sender, 50).await;
     b.until("the shadow has it", |s| s.position == 51 && s.lag_entries == 0).await;
-    a.signal(Signal::SIGSTOP);
+    a.freeze();
     // These lie in the socket of the one that is paused.
     for _ in 0..30 {
         send_one(&sender).await;
