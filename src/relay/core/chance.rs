@@ -13,9 +13,10 @@
 //! Can it fail? Tried by hand, and caught within 3,000 runs: acknowledging before the look at the epoch file, reading the log
 //! without looking anew for segments, a takeover that syncs nothing, an append without sync, a segment whose directory is not
 //! synced, a table that counts what did not fit, an epoch raised without its lock, a new file for an empty segment, entries cut
-//! that are kept nowhere, a gap that is taken, a torn end that is not cut. Not caught: what a second guard holds as well (an old
-//! connection's messages, which their numbers refuse; a retired member, which has no file; a role that is forgotten, which the
-//! epoch file knows), a snapshot that counts what comes behind it, and a greeting answered before its batch is durable.
+//! that are kept nowhere, a gap that is taken, a torn end that is not cut. Not caught: what something else holds as well. Messages
+//! of an old connection are refused by their numbers too; a greeting that is answered before its batch is durable counts
+//! nothing of an old connection, which is refused by then; a retired member has no file to write to; a role that is forgotten
+//! is in the epoch file; a snapshot that counts what comes behind it is followed by that.
 //!
 //! `CORONER_RELAY_RUNS=100000 CORONER_RELAY_SEED=1 cargo test --release --lib relay::core::chance -- --nocapture`
 
