@@ -82,6 +82,8 @@ impl Writer {
     /// # Errors
     /// The storage; nothing was changed.
     pub(super) fn go_on(dir: &Path, segment: &Segment) -> io::Result<Self> {
+        // Whoever made it may have died before its name was durable.
+        disk::sync_dir(&segment::wal(dir))?;
         let file = File::open(&segment.path, How::Write)?;
         let (header, path, length) = (segment.header.clone(), segment.path.clone(), file.len()?);
         let next = header.first;
