@@ -729,6 +729,45 @@ fn a_promotion_reads_a_segment_that_began_within_the_tick_of_the_last_look() {
     assert_eq!(core.table.last("s"), 2);
 }
 
+/// At whichever act of a promotion the epoch is raised by somebody else: from then on it serves only what that one reads in
+/// the log. It used to serve its own beginning for a moment, which a node counted as an entry, and nobody else did.
+#[test]
+fn a_promotion_that_is_overtaken_serves_only_what_the_other_one_reads() {
+    for before in 0.. {
+        let mut world = World::new(1);
+        world.start(0);
+        world.stage.let_go(0, 60);
+        world.start(1);
+        world.stage.let_go(1, 60);
+        world.promote(1, 2);
+        let serves = |world: &World| world.shared(1).unwrap().serving.borrow().epoch == Some(2);
+        for _ in 0..before {
+            world.stage.let_go(1, 0);
+        }
+        if serves(&world) {
+            // Every act until then was tried.
+            assert!(before > 20, "{before} acts");
+            return;
+        }
+        // While it raises the epoch itself it holds the lock.
+        if super::epoch::raise(Path::new(DIR), 3, "a", Duration::ZERO).is_err() {
+            continue;
+        }
+        let mut is_read = false;
+        let mut reader = Reader::from_oldest(Path::new(DIR)).unwrap();
+        let mut take = |epoch, kind| {
+            is_read |= epoch == 2 && kind == EntryKind::EpochBegin;
+            true
+        };
+        while reader.read(1 << 20, |entry, _| take(entry.epoch, entry.kind)).unwrap() > 0 {}
+        for _ in 0..200 {
+            world.stage.let_go(1, 0);
+            assert!(is_read || !serves(&world), "it begins to serve epoch 2, {before} acts after the order");
+        }
+        assert!(world.wrongs().is_empty(), "{:?}", world.wrongs());
+    }
+}
+
 fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }

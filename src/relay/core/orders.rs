@@ -24,6 +24,8 @@ enum PromoteError {
     Read(#[from] ReadError),
     #[error("the storage: {0}")]
     Io(#[from] io::Error),
+    #[error("epoch {} of `{}` has begun meanwhile", .0.epoch, .0.primary)]
+    Larger(EpochFile),
     #[error("the replay did not reach the end of the log in time; sequence {0} was reached")]
     Slow(u64),
 }
@@ -137,6 +139,11 @@ impl Core {
                     replayed: Some(replayed),
                 }
             }
+            Err(error @ PromoteError::Larger(_)) => {
+                // If it was primary in an epoch before, that is over.
+                self.is_still_primary();
+                self.refuse(Reason::OldEpoch, error.to_string())
+            }
             Err(error) => {
                 if let PromoteError::Read(error) = &error {
                     self.shared.note(error);
@@ -206,6 +213,13 @@ impl Core {
                 return Err(io::Error::from(io::ErrorKind::StorageFull).into());
             }
         }
+        // As with every commit: what is durable is given to nobody before the epoch file is looked at. Somebody who raised it
+        // meanwhile may have read the log before this was in it.
+        match epoch::read(&self.storage.dir)? {
+            Some(file) if file.epoch == epoch && file.primary == self.shared.name => {}
+            Some(file) => return Err(PromoteError::Larger(file)),
+            None => return Err(io::Error::other("the epoch file is gone").into()),
+        }
         let end = writer.next() - 1;
         self.writer = Some(writer);
         self.reader = None;
@@ -218,7 +232,6 @@ impl Core {
             }
         }
         self.shared.set_role(Role::Primary, epoch);
-        self.is_still_primary();
         Ok((replayed, position))
     }
 
