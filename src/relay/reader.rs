@@ -138,6 +138,12 @@ impl Reader {
         self.open.as_ref().map_or(0, |open| open.segment.header.epoch)
     }
 
+    /// The newest epoch's part of the history, as this reader knows it: what it has read to the end. Others may have begun
+    /// since.
+    pub(super) fn newest(&self) -> Option<&Span> {
+        self.spans.last()
+    }
+
     /// The file that is being read.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {

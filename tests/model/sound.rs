@@ -176,7 +176,9 @@ fn as_far_as_asked_for() {
         Some(states) => Limits { states, calm_every: 16, tells: true, ..limits },
         None => Limits { states: 200, calm_every: 4, ..limits },
     };
-    let goals: &[Goal] = if by_hand().is_some() { &Goal::ALL } else { &[] };
+    // An order that is late by two switchovers lies deeper: the test above looks for it.
+    let all = Goal::ALL.into_iter().filter(|goal| *goal != Goal::RefusesStale);
+    let goals: Vec<Goal> = if by_hand().is_some() { all.collect() } else { Vec::new() };
     let setups = [
         Setup::new("lease, three faults", true, Faults::any(3)),
         Setup::new("fences, three faults", false, Faults::any(3)),
@@ -186,6 +188,6 @@ fn as_far_as_asked_for() {
     for setup in setups {
         reached |= holds(&setup, limits, &[]).reached;
     }
-    let missing = Goal::set(goals) & !reached;
+    let missing = Goal::set(&goals) & !reached;
     assert_eq!(missing, 0, "never reached: {}", Goal::names(missing).join(", "));
 }

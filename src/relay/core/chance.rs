@@ -768,6 +768,46 @@ fn a_promotion_that_is_overtaken_serves_only_what_the_other_one_reads() {
     }
 }
 
+/// Two promotions at once, at every place of both at which one may be stopped for as long as the other one takes. The second
+/// one used to say that its epoch follows the first one's, whose beginning it had not read: a history with a hole.
+#[test]
+fn two_promotions_at_once_leave_one_history() {
+    let mut both = 0;
+    for (first, second) in (16..56).flat_map(|first| (0..120).step_by(2).map(move |second| (first, second))) {
+        let mut world = World::new(1);
+        for who in [0, 1] {
+            world.start(who);
+            // So that the primary stands at every place between two looks at the epoch file.
+            world.stage.let_go(who, 60 + first % 4);
+        }
+        world.promote(1, 2);
+        for _ in 0..first {
+            world.stage.let_go(1, 0);
+        }
+        // The primary writes on, and may find out only behind that.
+        for _ in 0..3 {
+            let (reply, _) = oneshot::channel();
+            let probe = Job::Special { kind: EntryKind::Probe, id: "p".into(), reply };
+            world.members[0].process.as_ref().unwrap().jobs.try_send(probe).unwrap();
+        }
+        world.stage.let_go(0, 20);
+        world.promote(0, 3);
+        for _ in 0..second {
+            world.stage.let_go(0, 0);
+        }
+        for who in [1, 0] {
+            world.stage.let_go(who, 300);
+        }
+        let mut reader = Reader::from_oldest(Path::new(DIR)).unwrap();
+        let read = std::iter::repeat_with(|| reader.read(1 << 20, |_, _| true)).find(|read| !matches!(read, Ok(1..)));
+        assert!(matches!(read, Some(Ok(0))), "{first} and {second} acts: {read:?}\n{}", world.stage.files().join("\n"));
+        let begun = crate::relay::list(Path::new(DIR)).unwrap().segments;
+        both += u32::from([2, 3].iter().all(|epoch| begun.iter().any(|s| s.header.epoch == *epoch)));
+        assert!(world.wrongs().is_empty(), "{:?}", world.wrongs());
+    }
+    assert!(both > 300, "both began in {both} of 2400 orders only");
+}
+
 fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }

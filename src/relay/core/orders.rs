@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use super::{
-    Answer, Core, EntryKind, ReadError, Reason, Request, Role, Stopwatch, Writer, anchor, disk,
+    Answer, Core, EntryKind, ReadError, Reader, Reason, Request, Role, Stopwatch, Writer, anchor, disk,
     epoch::{self, EpochFile, Own},
 };
 use crate::relay::{
@@ -161,8 +161,9 @@ impl Core {
         if !is_whole {
             return Err(PromoteError::Slow(self.shared.lock().position));
         }
-        let spans = history(&list(&self.storage.dir)?);
-        let newest = spans.last();
+        // What was read, not what is there by now: somebody whose epoch was overtaken may have begun a segment since.
+        let newest = self.reader.as_ref().and_then(Reader::newest).cloned();
+        let newest = newest.as_ref();
         if let Some(segment) = newest.and_then(|span| span.segments.last()) {
             // It was read, but perhaps from the memory of the machine only.
             make_durable(&segment.path)?;
