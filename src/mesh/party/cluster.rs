@@ -61,6 +61,19 @@ pub(super) struct Guard {
     pub(super) health: RenewalHealth,
 }
 
+impl Guard {
+    /// Remembers which request a voter answered. False: that one was never asked, and its answer says nothing.
+    pub(super) fn note_answer(&mut self, from: &PartyName, request: u64) -> bool {
+        let asked = self.holder.as_ref().map_or(0, Holder::newest);
+        if request > asked {
+            return false;
+        }
+        let newest = self.answered.entry(from.clone()).or_default();
+        *newest = (*newest).max(request);
+        true
+    }
+}
+
 impl Cluster {
     pub(super) fn new(now: Moment, me: &PartyName, setup: ClusterSetup, kept: DurableCluster) -> Self {
         let DurableCluster { sealed, holder, appointed, fenced, is_unproven, longest_wait_ns } = kept;

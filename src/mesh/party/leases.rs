@@ -118,8 +118,9 @@ impl Party {
     pub(super) fn granted(&mut self, now: Moment, from: &PartyName, name: &ClusterName, epoch: Epoch, request: u64) {
         let Some(cluster) = self.clusters.get_mut(name) else { return };
         let Some(guard) = &mut cluster.guard else { return };
-        let newest = guard.answered.entry(from.clone()).or_default();
-        *newest = (*newest).max(request);
+        if !guard.note_answer(from, request) {
+            return;
+        }
         guard.refused.remove(from);
         // Once the evidence says no, what was asked before extends nothing.
         if guard.appointed == Some(epoch) && guard.asks(now.boot, cluster.setup.restart_grace) {
@@ -141,8 +142,9 @@ impl Party {
             self.route.note_difference(now.boot, from);
         }
         let Some(guard) = self.clusters.get_mut(name).and_then(|cluster| cluster.guard.as_mut()) else { return };
-        let newest = guard.answered.entry(from.clone()).or_default();
-        *newest = (*newest).max(request);
+        if !guard.note_answer(from, request) {
+            return;
+        }
         guard.refused.insert(from.clone(), why);
     }
 
