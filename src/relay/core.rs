@@ -102,6 +102,17 @@ struct Batch {
     waiting: Vec<Waiting>,
 }
 
+/// Why the epoch file does not say that this member is primary.
+#[derive(Debug, thiserror::Error)]
+enum Unnamed {
+    #[error("epoch {} of `{}` has begun", .0.epoch, .0.primary)]
+    Other(EpochFile),
+    #[error("the epoch file is gone")]
+    Gone,
+    #[error("the epoch file cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+}
+
 pub(super) struct Core {
     storage: Storage,
     shared: Arc<Shared>,
@@ -380,7 +391,21 @@ impl Core {
         writer.append(&batch.bytes, &batch.ends)
     }
 
-    /// Reads the epoch file. Whoever finds a larger epoch in it, or cannot read it, is no primary any more.
+    /// Reads the epoch file, which has to name this member in `epoch`: after what it wrote is durable, and before anybody has
+    /// it from this member.
+    fn is_named(&self, epoch: u64) -> Result<(), Unnamed> {
+        match epoch::read(&self.storage.dir)? {
+            Some(file) if file.epoch == epoch && file.primary == self.shared.name => Ok(()),
+            Some(file) => {
+                let mut inner = self.shared.lock();
+                inner.stored_epoch = inner.stored_epoch.max(file.epoch);
+                Err(Unnamed::Other(file))
+            }
+            None => Err(Unnamed::Gone),
+        }
+    }
+
+    /// Whoever finds a larger epoch in the epoch file, or cannot read it, is no primary any more.
     fn is_still_primary(&mut self) -> bool {
         let (role, epoch) = {
             let inner = self.shared.lock();
@@ -389,25 +414,7 @@ impl Core {
         if role != Role::Primary {
             return false;
         }
-        match epoch::read(&self.storage.dir) {
-            Ok(Some(EpochFile { epoch: now, primary })) if now == epoch && primary == self.shared.name => true,
-            Ok(Some(EpochFile { epoch: now, primary })) => {
-                {
-                    let mut inner = self.shared.lock();
-                    inner.stored_epoch = inner.stored_epoch.max(now);
-                }
-                self.retire(format!("epoch {now} of `{primary}` has begun"));
-                false
-            }
-            Ok(None) => {
-                self.retire("the epoch file is gone".into());
-                false
-            }
-            Err(error) => {
-                self.retire(format!("the epoch file cannot be read: {error}"));
-                false
-            }
-        }
+        self.is_named(epoch).map_err(|why| self.retire(why.to_string())).is_ok()
     }
 
     /// Serves nobody any more.

@@ -729,6 +729,39 @@ fn a_promotion_reads_a_segment_that_began_within_the_tick_of_the_last_look() {
     assert_eq!(core.table.last("s"), 2);
 }
 
+/// The oldest segments are removed at whichever act of a listing: what it says has no hole. It used to keep the first one,
+/// which it had seen, and to leave out the second one.
+#[test]
+fn a_listing_has_no_hole_while_segments_are_removed() {
+    let dir = Path::new(DIR);
+    for before in 0..20 {
+        let stage = Stage::new(1, Duration::from_millis(4));
+        simulated::be(Some(Handle { stage: Arc::clone(&stage), me: ONLOOKER }));
+        let table = super::Table::default();
+        for first in [1, 5, 9] {
+            drop(super::Writer::begin(dir, 1, crate::relay::Begins::default(), "a", first, &table).unwrap());
+        }
+        let paths: Vec<_> = crate::relay::list(dir).unwrap().segments.into_iter().map(|s| s.path).collect();
+        stage.begin(0);
+        let of_thread = Arc::clone(&stage);
+        let thread = std::thread::spawn(move || {
+            simulated::be(Some(Handle { stage: Arc::clone(&of_thread), me: 0 }));
+            let listing = crate::relay::list(dir);
+            of_thread.end(0);
+            listing
+        });
+        for _ in 0..before {
+            stage.let_go(0, 0);
+        }
+        disk::remove(&paths[0]).unwrap();
+        disk::remove(&paths[1]).unwrap();
+        stage.let_go(0, 100);
+        let firsts: Vec<_> = thread.join().unwrap().unwrap().segments.iter().map(|s| s.header.first).collect();
+        simulated::be(None);
+        assert!(firsts == [1, 5, 9] || firsts == [9], "{before} acts: {firsts:?}");
+    }
+}
+
 /// At whichever act of a promotion the epoch is raised by somebody else: from then on it serves only what that one reads in
 /// the log. It used to serve its own beginning for a moment, which a node counted as an entry, and nobody else did.
 #[test]

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use super::{
-    Answer, Core, EntryKind, ReadError, Reader, Reason, Request, Role, Stopwatch, Writer, anchor, disk,
+    Answer, Core, EntryKind, ReadError, Reader, Reason, Request, Role, Stopwatch, Unnamed, Writer, anchor, disk,
     epoch::{self, EpochFile, Own},
 };
 use crate::relay::{
@@ -24,8 +24,8 @@ enum PromoteError {
     Read(#[from] ReadError),
     #[error("the storage: {0}")]
     Io(#[from] io::Error),
-    #[error("epoch {} of `{}` has begun meanwhile", .0.epoch, .0.primary)]
-    Larger(EpochFile),
+    #[error("{0}")]
+    Unnamed(#[from] Unnamed),
     #[error("the replay did not reach the end of the log in time; sequence {0} was reached")]
     Slow(u64),
 }
@@ -139,7 +139,7 @@ impl Core {
                     replayed: Some(replayed),
                 }
             }
-            Err(error @ PromoteError::Larger(_)) => {
+            Err(error @ PromoteError::Unnamed(Unnamed::Other(_))) => {
                 // If it was primary in an epoch before, that is over.
                 self.is_still_primary();
                 self.refuse(Reason::OldEpoch, error.to_string())
@@ -216,11 +216,7 @@ impl Core {
         }
         // As with every commit: what is durable is given to nobody before the epoch file is looked at. Somebody who raised it
         // meanwhile may have read the log before this was in it.
-        match epoch::read(&self.storage.dir)? {
-            Some(file) if file.epoch == epoch && file.primary == self.shared.name => {}
-            Some(file) => return Err(PromoteError::Larger(file)),
-            None => return Err(io::Error::other("the epoch file is gone").into()),
-        }
+        self.is_named(epoch)?;
         let end = writer.next() - 1;
         self.writer = Some(writer);
         self.reader = None;
